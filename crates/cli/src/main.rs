@@ -1,0 +1,2 @@
+//! The `finegates` command line.
+fn main() {}
