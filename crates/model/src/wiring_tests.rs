@@ -1,7 +1,7 @@
 //! Claims about wiring, checked with a naive fixpoint: rules are applied again and again until nothing changes.
 
-
 #![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 
 use super::*;
