@@ -1,1 +1,40 @@
-//! See the workspace's ARCHITECTURE.md.
+//! Transformer encoders whose linear layers carry gates: forward, explicit backward, and the data that describes them.
+//!
+//! This crate composes operations of `finegates-kernels` and holds no arithmetic of its own beyond vectors of one
+//! gate's length. It knows nothing of optimisers, data sets, files' layouts or removal.
+//!
+//! Shape letters used everywhere: `T` tokens in the batch (the sum of true lengths), `S` sequences, `D` hidden,
+//! `F` feed-forward, `H` heads, `E` head dimension, `V` vocabulary, `C` classes. Weights are `[out, in]`, row-major;
+//! rows are outputs and columns inputs. Activations are ragged, `[T, D]`, with sequence offsets: no padding exists.
+
+pub mod batch;
+pub mod error;
+pub mod parameter;
+
+pub mod gate;
+pub mod penalty;
+pub mod projection;
+
+pub mod attention;
+pub mod embedding;
+pub mod encoder;
+pub mod feed_forward;
+pub mod head;
+pub mod norm;
+
+pub mod family;
+pub mod wiring;
+
+pub mod adapter;
+pub mod load;
+pub mod model;
+
+pub use batch::Batch;
+pub use error::Error;
+pub use gate::{GateNoise, GateSettings, GateState};
+pub use load::{LoadOptions, LoadReport, Method, Purpose};
+pub use model::Model;
+pub use parameter::{Group, ParameterMut};
+pub use penalty::Penalty;
+pub use projection::Projection;
+pub use wiring::Wiring;

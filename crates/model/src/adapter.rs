@@ -1,0 +1,116 @@
+//! What training changed, as named tensors in PEFT's layout, taken from a model and put back into one.
+
+use std::collections::BTreeMap;
+
+use finegates_checkpoint::adapter::{Adapter, Tensor};
+
+use crate::error::Error;
+use crate::gate::{Gate, GateNoise, Gates, columns_name, rows_name};
+use crate::model::Model;
+use crate::parameter::Parameter;
+use crate::projection::Projection;
+
+impl Model {
+    /// Gates, biases of the gateable projections that train, and the head: names without PEFT's prefix.
+    pub fn adapter_tensors(&self) -> BTreeMap<String, Tensor> {
+        let mut tensors = BTreeMap::new();
+        let mut insert = |parameter: &Parameter| {
+            let tensor = Tensor { shape: parameter.shape.clone(), data: parameter.value.clone() };
+            tensors.insert(parameter.name.clone(), tensor);
+        };
+        for projection in self.projections() {
+            if let Some(gates) = projection.gates() {
+                insert(&gates.rows.theta);
+                insert(&gates.columns.theta);
+            }
+            projection.bias_parameter().filter(|bias| bias.trainable()).into_iter().for_each(&mut insert);
+        }
+        for projection in [&self.head.dense, &self.head.output] {
+            insert(projection.weight_parameter());
+            projection.bias_parameter().into_iter().for_each(&mut insert);
+        }
+        tensors
+    }
+
+    /// Every parameter of the model by name: a whole checkpoint, for full fine-tuning.
+    ///
+    /// Weights that were given up after packing are missing; load with `keep_weights` or for training.
+    pub fn all_tensors(&self) -> BTreeMap<String, Tensor> {
+        self.all_parameters()
+            .filter(|parameter| parameter.value.len() == parameter.shape.iter().product::<usize>())
+            .map(|parameter| {
+                (parameter.name.clone(), Tensor { shape: parameter.shape.clone(), data: parameter.value.clone() })
+            })
+            .collect()
+    }
+
+    /// Puts an adapter's gates, biases and head into the model; gates are made where there were none.
+    ///
+    /// The gates stand at their evaluation values afterwards. Projections that the adapter does not name stay as they
+    /// are: an adapter may gate some modules only.
+    ///
+    /// # Errors
+    /// A tensor whose module the model lacks, or whose shape differs. The model is then unusable and to be dropped.
+    pub fn apply_adapter(&mut self, adapter: &Adapter) -> Result<(), Error> {
+        let mut left: BTreeMap<&str, &Tensor> =
+            adapter.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        for projection in self.encoder.projections_mut() {
+            apply_gates(projection, &mut left)?;
+            if let Some(bias) = projection.bias_parameter_mut() {
+                replace(bias, &mut left)?;
+            }
+            projection.changed();
+        }
+        for projection in [&mut self.head.dense, &mut self.head.output] {
+            let replaced = replace(projection.weight_parameter_mut(), &mut left)?;
+            if let Some(bias) = projection.bias_parameter_mut() {
+                replace(bias, &mut left)?;
+            }
+            if replaced {
+                projection.repack();
+            }
+        }
+        if let Some(name) = left.keys().next() {
+            let example = self.projections().next().map_or_else(String::new, |projection| rows_name(projection.path()));
+            return Err(Error::AdapterName { name: (*name).to_owned(), example });
+        }
+        self.draw_gates(&GateNoise::None);
+        Ok(())
+    }
+}
+
+fn apply_gates(projection: &mut Projection, left: &mut BTreeMap<&str, &Tensor>) -> Result<(), Error> {
+    let names = [rows_name(projection.path()), columns_name(projection.path())];
+    if let Some(gates) = projection.gates_mut() {
+        replace(&mut gates.rows.theta, left)?;
+        replace(&mut gates.columns.theta, left)?;
+        return Ok(());
+    }
+    if !names.iter().any(|name| left.contains_key(name.as_str())) {
+        return Ok(());
+    }
+    // A side without gates is open throughout: θ = 1 gives ω = clamp(tanh 1 + ½) = 1.
+    let lengths = [projection.out_features(), projection.in_features()];
+    let mut thetas = names.iter().zip(lengths).map(|(name, length)| {
+        let mut theta = Parameter::frozen(name.as_str(), crate::parameter::Group::Gate, &[length], vec![1.0; length]);
+        replace(&mut theta, left).map(|_| Gate::new(theta.name, theta.value, 0.0, false))
+    });
+    let mut next = || thetas.next().expect("two sides");
+    let gates = Gates { rows: next()?, columns: next()? };
+    projection.set_gates(gates);
+    Ok(())
+}
+
+/// Replaces the parameter's values where the adapter has them.
+fn replace(parameter: &mut Parameter, left: &mut BTreeMap<&str, &Tensor>) -> Result<bool, Error> {
+    let Some(tensor) = left.remove(parameter.name.as_str()) else { return Ok(false) };
+    if tensor.shape != parameter.shape || tensor.data.len() != parameter.value.len() {
+        return Err(Error::AdapterShape {
+            name: parameter.name.clone(),
+            expected: parameter.shape.iter().product(),
+            found: tensor.data.len(),
+        });
+    }
+    parameter.value.copy_from_slice(&tensor.data);
+    Ok(true)
+}

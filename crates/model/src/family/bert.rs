@@ -1,0 +1,27 @@
+//! BERT, as `BertForSequenceClassification`: segments, a pooler with tanh, dropout once before the classifier.
+
+use finegates_kernels::matrix::Activation;
+
+use super::{Description, HeadDescription};
+use crate::embedding::Positions;
+
+pub(super) fn describe() -> Description {
+    Description {
+        prefix: "bert",
+        word: "embeddings.word_embeddings",
+        position: "embeddings.position_embeddings",
+        segment: Some("embeddings.token_type_embeddings"),
+        embedding_norm: "embeddings.LayerNorm",
+        relative_bias: None,
+        attention_norm: "attention.output.LayerNorm",
+        output_norm: "output.LayerNorm",
+        layers: "encoder.layer",
+        positions: Positions::FromZero,
+        head: HeadDescription {
+            dense: "bert.pooler.dense",
+            output: "classifier",
+            activation: Activation::Tanh,
+            dropout_before: false,
+        },
+    }
+}

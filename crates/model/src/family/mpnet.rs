@@ -1,0 +1,28 @@
+//! MPNet: no segments, positions after padding id 1, one relative position bias shared by all layers.
+
+use finegates_kernels::matrix::Activation;
+
+use super::{Description, HeadDescription};
+use crate::embedding::Positions;
+
+pub(super) fn describe() -> Description {
+    Description {
+        prefix: "mpnet",
+        word: "embeddings.word_embeddings",
+        position: "embeddings.position_embeddings",
+        segment: None,
+        embedding_norm: "embeddings.LayerNorm",
+        relative_bias: Some("encoder.relative_attention_bias"),
+        attention_norm: "attention.LayerNorm",
+        output_norm: "output.LayerNorm",
+        layers: "encoder.layer",
+        // transformers fixes the padding position at 1, whatever the config's pad_token_id.
+        positions: Positions::AfterPadding(1),
+        head: HeadDescription {
+            dense: "classifier.dense",
+            output: "classifier.out_proj",
+            activation: Activation::Tanh,
+            dropout_before: true,
+        },
+    }
+}

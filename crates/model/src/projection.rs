@@ -1,0 +1,441 @@
+//! A linear layer of any kind: dense, gated (METHOD.md §1) or compact; the waist through which every family computes.
+//!
+//! `y = ω_r ⊙ (W (ω_c ⊙ x) + b)`. Weights are packed once in each direction that is needed; rows and columns that are
+//! closed in a step are left out of the products of that step, forward and backward.
+
+use finegates_kernels::matrix::{self, Activation, Input, Output, PackedMatrix};
+use finegates_kernels::{gate as kernels, reduce};
+
+use crate::gate::{Gate, GateNoise, GateState, Gates};
+use crate::parameter::{Parameter, ParameterMut};
+use crate::penalty::Penalty;
+
+/// What a projection must be able to do, decided once when the model is loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// A backward pass will be asked for.
+    pub backward: bool,
+    /// The plain weight stays readable after packing.
+    pub plain_weight: bool,
+    /// The weight trains.
+    pub weight_gradient: bool,
+    /// The bias trains.
+    pub bias_gradient: bool,
+}
+
+/// Where the rows and columns of a compact projection belong.
+#[derive(Debug, Clone, Default)]
+pub struct Kept {
+    /// Original index of each row, ascending.
+    pub rows: Vec<u32>,
+    /// Original index of each column, ascending.
+    pub columns: Vec<u32>,
+    /// Rows are added into the full width (the residual stream) instead of standing side by side.
+    pub scatter_rows: bool,
+    /// Columns are gathered from the full width (the residual stream) instead of standing side by side.
+    pub gather_columns: bool,
+}
+
+/// A weight packed for one direction, perhaps without outputs that are closed for now.
+#[derive(Debug, Clone)]
+struct Packed {
+    matrix: PackedMatrix,
+    /// Outputs that are packed, ascending; `None` means all.
+    kept: Option<Vec<u32>>,
+}
+
+impl Packed {
+    fn covers(&self, open: &[u32]) -> bool {
+        let Some(kept) = &self.kept else { return true };
+        let mut kept = kept.iter();
+        open.iter().all(|index| kept.any(|candidate| candidate == index))
+    }
+
+    /// Packs anew when an open output is missing or a twentieth of what is packed is closed for good.
+    fn follow(&mut self, gate: &Gate, build: impl FnOnce(Option<&[u32]>) -> PackedMatrix) {
+        let (possible, packed) = (gate.possible(), self.matrix.outputs());
+        if self.covers(gate.open()) && possible.len() * 20 >= packed * 19 {
+            return;
+        }
+        self.kept = (possible.len() < gate.values().len()).then(|| possible.to_vec());
+        self.matrix = build(self.kept.as_deref());
+    }
+}
+
+/// A linear layer `[in] → [out]`.
+#[derive(Debug, Clone)]
+pub struct Projection {
+    path: String,
+    original: (usize, usize),
+    weight: Parameter,
+    bias: Option<Parameter>,
+    gates: Option<Gates>,
+    kept: Option<Kept>,
+    needs: Needs,
+    forward_packed: Packed,
+    backward_packed: Option<Packed>,
+    /// Row gate values and biases in the order of `forward_packed`, renewed at every draw.
+    row_scale: Vec<f32>,
+    row_bias: Vec<f32>,
+    /// Kurtosis of each column of the frozen weight, made when first asked for.
+    column_kurtosis: Option<Vec<f32>>,
+}
+
+impl Projection {
+    /// A dense projection from its weight `[out, in]` and bias `[out]`.
+    pub fn dense(path: &str, mut weight: Parameter, mut bias: Option<Parameter>, needs: Needs) -> Self {
+        let (out_features, in_features) = (weight.shape[0], weight.shape[1]);
+        let whole = |matrix| Packed { matrix, kept: None };
+        let forward_packed = whole(PackedMatrix::rows(&weight.value, out_features, in_features, None));
+        let backward_packed =
+            needs.backward.then(|| whole(PackedMatrix::columns(&weight.value, out_features, in_features, None)));
+        if needs.weight_gradient {
+            weight.make_trainable();
+        } else if !needs.backward && !needs.plain_weight {
+            weight.value = Vec::new();
+        }
+        if needs.bias_gradient {
+            bias.iter_mut().for_each(Parameter::make_trainable);
+        }
+        Self {
+            path: path.to_owned(),
+            original: (out_features, in_features),
+            weight,
+            bias,
+            gates: None,
+            kept: None,
+            needs,
+            forward_packed,
+            backward_packed,
+            row_scale: Vec::new(),
+            row_bias: Vec::new(),
+            column_kurtosis: None,
+        }
+    }
+
+    /// A compact projection: what removal left of an `original` `(out, in)` one.
+    pub fn compact(
+        path: &str,
+        weight: Parameter,
+        bias: Option<Parameter>,
+        original: (usize, usize),
+        kept: Kept,
+        needs: Needs,
+    ) -> Self {
+        let mut projection = Self::dense(path, weight, bias, Needs { backward: false, ..needs });
+        projection.original = original;
+        projection.kept = Some(kept);
+        projection
+    }
+
+    /// Puts gates on the rows and columns.
+    ///
+    /// # Panics
+    /// If a gate vector's length differs from the projection's rows or columns, or the projection is compact.
+    pub fn set_gates(&mut self, gates: Gates) {
+        assert!(self.kept.is_none(), "a compact projection takes no gates");
+        assert_eq!((gates.rows.values().len(), gates.columns.values().len()), self.original);
+        self.gates = Some(gates);
+        self.follow_gates();
+    }
+
+    /// Module path in the checkpoint, e.g. `bert.encoder.layer.0.attention.self.query`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Rows before any removal.
+    pub fn out_features(&self) -> usize {
+        self.original.0
+    }
+
+    /// Columns before any removal.
+    pub fn in_features(&self) -> usize {
+        self.original.1
+    }
+
+    /// Original indices of the rows and columns that are left, or `None` for a whole projection.
+    pub fn kept(&self) -> Option<&Kept> {
+        self.kept.as_ref()
+    }
+
+    /// The plain weight, `[out, in]` (or what is left of it), if it was asked to stay readable.
+    pub fn weight(&self) -> Option<&[f32]> {
+        (self.weight.value.len() == self.weight.shape.iter().product::<usize>()).then_some(&self.weight.value)
+    }
+
+    /// The bias, one a row.
+    pub fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_ref().map(|bias| bias.value.as_slice())
+    }
+
+    /// The bias as a parameter, for adapters.
+    pub fn bias_parameter(&self) -> Option<&Parameter> {
+        self.bias.as_ref()
+    }
+
+    /// The bias as a parameter, for adapters; [`Projection::changed`] must follow a write.
+    pub fn bias_parameter_mut(&mut self) -> Option<&mut Parameter> {
+        self.bias.as_mut()
+    }
+
+    /// The weight as a parameter.
+    pub fn weight_parameter(&self) -> &Parameter {
+        &self.weight
+    }
+
+    /// The weight as a parameter; [`Projection::changed`] must follow a write.
+    pub fn weight_parameter_mut(&mut self) -> &mut Parameter {
+        &mut self.weight
+    }
+
+    /// The gates, if the projection has any.
+    pub fn gates(&self) -> Option<&Gates> {
+        self.gates.as_ref()
+    }
+
+    /// The gates, mutably.
+    pub fn gates_mut(&mut self) -> Option<&mut Gates> {
+        self.gates.as_mut()
+    }
+
+    /// Evaluation values of the gates; all ones without gates.
+    pub fn gate_state(&self) -> GateState {
+        let (rows, columns) = match &self.gates {
+            Some(gates) => (gates.rows.evaluation_values(), gates.columns.evaluation_values()),
+            None => (vec![1.0; self.original.0], vec![1.0; self.original.1]),
+        };
+        GateState { path: self.path.clone(), rows, columns }
+    }
+
+    /// Width of the output of [`Projection::forward`].
+    pub fn output_width(&self) -> usize {
+        match &self.kept {
+            Some(kept) if !kept.scatter_rows => kept.rows.len(),
+            _ => self.original.0,
+        }
+    }
+
+    /// Width of the input of [`Projection::forward`].
+    pub fn input_width(&self) -> usize {
+        match &self.kept {
+            Some(kept) if !kept.gather_columns => kept.columns.len(),
+            _ => self.original.1,
+        }
+    }
+
+    /// Multiply-adds of one token.
+    pub fn multiply_adds(&self) -> usize {
+        self.weight.shape.iter().product()
+    }
+
+    /// Draws the gates of a step and follows them.
+    pub fn draw_gates(&mut self, noise: &GateNoise<'_>) {
+        if let Some(gates) = &mut self.gates {
+            gates.rows.draw(noise);
+            gates.columns.draw(noise);
+            self.follow_gates();
+        }
+    }
+
+    /// Follows changed values of weight or bias (after an optimiser step or a load).
+    pub fn changed(&mut self) {
+        if self.needs.weight_gradient {
+            self.repack();
+        }
+        self.follow_gates();
+    }
+
+    /// Packs the weight anew; needed after its values were replaced.
+    pub fn repack(&mut self) {
+        let (rows, columns) = (self.weight.shape[0], self.weight.shape[1]);
+        self.forward_packed =
+            Packed { matrix: PackedMatrix::rows(&self.weight.value, rows, columns, None), kept: None };
+        if let Some(packed) = &mut self.backward_packed {
+            *packed = Packed { matrix: PackedMatrix::columns(&self.weight.value, rows, columns, None), kept: None };
+        }
+    }
+
+    fn follow_gates(&mut self) {
+        let Some(gates) = &self.gates else { return };
+        let (rows, columns) = self.original;
+        let weight = &self.weight.value;
+        // Without the plain weight nothing can be packed anew: closed rows are then computed and scaled by 0.
+        if weight.len() == rows * columns {
+            self.forward_packed.follow(&gates.rows, |kept| PackedMatrix::rows(weight, rows, columns, kept));
+            if let Some(packed) = &mut self.backward_packed {
+                packed.follow(&gates.columns, |kept| PackedMatrix::columns(weight, rows, columns, kept));
+            }
+        }
+        select(gates.rows.values(), self.forward_packed.kept.as_deref(), &mut self.row_scale);
+        if let Some(bias) = &self.bias {
+            select(&bias.value, self.forward_packed.kept.as_deref(), &mut self.row_bias);
+        }
+    }
+
+    /// `out = activation(y)` or `out += activation(y)` for `rows` tokens.
+    ///
+    /// # Shapes
+    /// `x` is `[rows, input_width]`, `out` `[rows, output_width]`. The activation must map 0 to 0.
+    pub fn forward(&self, x: &[f32], rows: usize, out: &mut [f32], activation: Activation, add: bool) {
+        let (input_width, output_width) = (self.input_width(), self.output_width());
+        let packed = &self.forward_packed;
+        let kept = self.kept.as_ref();
+        let (gather, scatter) = match kept {
+            Some(kept) => (
+                kept.gather_columns.then_some(kept.columns.as_slice()),
+                kept.scatter_rows.then_some(kept.rows.as_slice()),
+            ),
+            None => (None, packed.kept.as_deref()),
+        };
+        let mut input = Input { data: x, rows, stride: input_width, columns: gather, scale: None };
+        let mut depth = None;
+        let (mut bias, mut scale) = (self.bias(), None);
+        if let Some(gates) = &self.gates {
+            if gates.columns.open().len() < input_width {
+                input.columns = Some(gates.columns.open());
+                depth = Some(gates.columns.open());
+            }
+            input.scale = Some(gates.columns.open_values());
+            scale = Some(self.row_scale.as_slice());
+            bias = self.bias.as_ref().map(|_| self.row_bias.as_slice());
+        }
+        if scatter.is_some() && !add {
+            out.fill(0.0);
+        }
+        let mut output = Output { data: out, stride: output_width, columns: scatter, bias, scale, activation, add };
+        matrix::multiply(&input, &packed.matrix, depth, &mut output);
+    }
+
+    /// Adds the gradients of one use: of gates, bias and weight to their own, and of the input to `d_x`.
+    ///
+    /// # Shapes
+    /// `x` `[rows, in]` and `y` `[rows, out]` are the input and output of [`Projection::forward`] without activation,
+    /// `d_y` `[rows, out]`, `d_x` `[rows, in]` or `None` where the input needs no gradient, `scratch` anything.
+    ///
+    /// # Panics
+    /// If the projection was not loaded for training, or is compact.
+    pub fn backward(
+        &mut self,
+        x: &[f32],
+        y: &[f32],
+        rows: usize,
+        d_y: &[f32],
+        d_x: Option<&mut [f32]>,
+        scratch: &mut Vec<f32>,
+    ) {
+        let (out_features, in_features) = self.original;
+        let packed = self.backward_packed.as_ref().expect("loaded for training");
+        let row_values = self.gates.as_ref().map(|gates| gates.rows.values());
+        if let Some(bias) = self.bias.as_mut().filter(|bias| bias.trainable()) {
+            reduce::column_sum(d_y, rows, out_features, out_features, row_values, &mut bias.gradient);
+        }
+        if self.weight.trainable() {
+            matrix::multiply_transposed(
+                d_y,
+                out_features,
+                out_features,
+                x,
+                in_features,
+                in_features,
+                rows,
+                &mut self.weight.gradient,
+            );
+        }
+        let Some(gates) = self.gates.as_mut().filter(|gates| gates.rows.theta.trainable()) else {
+            if let Some(d_x) = d_x {
+                let input = Input { data: d_y, rows, stride: out_features, columns: None, scale: None };
+                let mut output = Output {
+                    data: d_x,
+                    stride: in_features,
+                    columns: None,
+                    bias: None,
+                    scale: None,
+                    activation: Activation::None,
+                    add: true,
+                };
+                matrix::multiply(&input, &packed.matrix, None, &mut output);
+            }
+            return;
+        };
+        // y = ω_r z, so Σ d_y z = (Σ d_y y) / ω_r; a closed row gets no gradient.
+        scratch.clear();
+        scratch.resize(out_features, 0.0);
+        reduce::column_dot(d_y, y, rows, out_features, out_features, scratch);
+        for (&row, &value) in gates.rows.open().iter().zip(gates.rows.open_values()) {
+            gates.rows.d_values[row as usize] += scratch[row as usize] / value;
+        }
+        // The gradient of the gated input, zero at closed columns.
+        scratch.clear();
+        scratch.resize(rows * in_features, 0.0);
+        let open_rows = (gates.rows.open().len() < out_features).then_some(gates.rows.open());
+        let input =
+            Input { data: d_y, rows, stride: out_features, columns: open_rows, scale: Some(gates.rows.open_values()) };
+        let mut output = Output {
+            data: scratch,
+            stride: in_features,
+            columns: packed.kept.as_deref(),
+            bias: None,
+            scale: None,
+            activation: Activation::None,
+            add: false,
+        };
+        matrix::multiply(&input, &packed.matrix, open_rows, &mut output);
+        reduce::column_dot(x, scratch, rows, in_features, in_features, &mut gates.columns.d_values);
+        if let Some(d_x) = d_x {
+            reduce::add_scaled_columns(scratch, Some(gates.columns.values()), d_x, in_features);
+        }
+    }
+
+    /// Turns gathered gate gradients into gradients of θ; once after the last use of a backward pass.
+    pub fn finish_backward(&mut self) {
+        if let Some(gates) = self.gates.as_mut().filter(|gates| gates.rows.theta.trainable()) {
+            gates.rows.finish_backward();
+            gates.columns.finish_backward();
+        }
+    }
+
+    /// Distances of the row and column gates from the target, for a layer with input `x` `[rows, in]`;
+    /// `factor` times their gradient is added to θ's. 0 without gates.
+    pub fn penalty(&mut self, penalty: &Penalty, x: &[f32], rows: usize, factor: f32) -> f64 {
+        let (out_features, in_features) = self.original;
+        let Some(gates) = self.gates.as_mut() else { return 0.0 };
+        if !penalty.kurtosis {
+            return penalty.vector(&mut gates.rows, None, factor) + penalty.vector(&mut gates.columns, None, factor);
+        }
+        let mut mean = vec![0.0; in_features];
+        reduce::column_mean(x, rows, in_features, in_features, &mut mean);
+        let mut row_kurtosis = vec![0.0; out_features];
+        kernels::row_column_kurtosis(&self.weight.value, out_features, in_features, &mean, &mut row_kurtosis);
+        // Kurtosis does not change with scale: that of a column of x̄ ⊙ W is that of the column of W, once for all.
+        let columns = self.column_kurtosis.get_or_insert_with(|| {
+            let mut kurtosis = vec![0.0; in_features];
+            kernels::column_kurtosis(&self.weight.value, out_features, in_features, &mut kurtosis);
+            kurtosis
+        });
+        // A column that is 0 throughout has no kurtosis; the convention is a normal distribution's, 3.
+        let columns: Vec<f32> =
+            columns.iter().zip(&mean).map(|(&kurtosis, &mean)| if mean == 0.0 { 3.0 } else { kurtosis }).collect();
+        penalty.vector(&mut gates.rows, Some(&row_kurtosis), factor)
+            + penalty.vector(&mut gates.columns, Some(&columns), factor)
+    }
+
+    /// Shows every trainable parameter in a fixed order.
+    pub fn visit(&mut self, visit: &mut dyn FnMut(ParameterMut<'_>)) {
+        if let Some(gates) = &mut self.gates {
+            gates.rows.theta.visit(visit);
+            gates.columns.theta.visit(visit);
+        }
+        self.weight.visit(visit);
+        self.bias.iter_mut().for_each(|bias| bias.visit(visit));
+    }
+}
+
+/// `out = values[indices]`, or all of them.
+fn select(values: &[f32], indices: Option<&[u32]>, out: &mut Vec<f32>) {
+    out.clear();
+    match indices {
+        Some(indices) => out.extend(indices.iter().map(|&index| values[index as usize])),
+        None => out.extend_from_slice(values),
+    }
+}
