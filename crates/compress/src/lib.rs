@@ -1,1 +1,14 @@
-//! See the workspace's ARCHITECTURE.md.
+//! From a gated model to a smaller one that gives the same logits: liveness, slicing, verification, accounting.
+//!
+//! Removal is exact (METHOD.md §6): what is dead is left out, what is alive keeps its value with the gates folded in.
+//! Nothing is approximated, nothing is trained, and nothing is written that did not reproduce the gated logits.
+
+pub mod adapter;
+pub mod error;
+pub mod liveness;
+pub mod removal;
+
+pub use adapter::{adapter_gates, adapter_removal};
+pub use error::Error;
+pub use liveness::{OpenSets, liveness};
+pub use removal::Removal;

@@ -101,22 +101,12 @@ pub struct Slots {
 impl Slots {
     /// `len` rows of a projection from `start` on.
     pub fn rows(projection: usize, start: usize, len: usize) -> Slots {
-        Slots {
-            projection,
-            side: Side::Row,
-            start,
-            len,
-        }
+        Slots { projection, side: Side::Row, start, len }
     }
 
     /// `len` columns of a projection from `start` on.
     pub fn columns(projection: usize, start: usize, len: usize) -> Slots {
-        Slots {
-            projection,
-            side: Side::Column,
-            start,
-            len,
-        }
+        Slots { projection, side: Side::Column, start, len }
     }
 }
 
@@ -157,9 +147,7 @@ pub struct EncoderShape {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum WiringError {
     /// Two projections of one layer share a space but not its size.
-    #[error(
-        "{path}: expected {expected} {side} to meet {partner}, found {found}; were both gated in the same model?"
-    )]
+    #[error("{path}: expected {expected} {side} to meet {partner}, found {found}; were both gated in the same model?")]
     SizesDiffer {
         /// The projection that does not fit.
         path: String,
@@ -248,23 +236,15 @@ impl Wiring {
     ///
     /// # Errors
     /// Modules named twice, modules of a layer whose sizes do not meet, and widths that are no multiple of `head_dim`.
-    pub fn from_paths(
-        modules: &[(&str, usize, usize)],
-        head_dim: Option<usize>,
-    ) -> Result<Wiring, WiringError> {
+    pub fn from_paths(modules: &[(&str, usize, usize)], head_dim: Option<usize>) -> Result<Wiring, WiringError> {
         let mut wiring = Wiring::default();
         let mut blocks: BTreeMap<&str, Block> = BTreeMap::new();
         let mut seen = std::collections::BTreeSet::new();
-        let outside = modules
-            .iter()
-            .filter_map(|(path, ..)| names::layer_number(path))
-            .max();
+        let outside = modules.iter().filter_map(|(path, ..)| names::layer_number(path)).max();
         let outside = outside.map_or(0, |last| last.saturating_add(1));
         for &(path, rows, columns) in modules {
             if !seen.insert(path) {
-                return Err(WiringError::Duplicate {
-                    path: path.to_owned(),
-                });
+                return Err(WiringError::Duplicate { path: path.to_owned() });
             }
             match names::recognise(path) {
                 Some((stem, layer, role)) => {
@@ -286,32 +266,14 @@ impl Wiring {
 
     /// The index of the projection with this module path.
     pub fn position(&self, path: &str) -> Option<usize> {
-        self.projections
-            .iter()
-            .position(|projection| projection.path == path)
+        self.projections.iter().position(|projection| projection.path == path)
     }
 
     /// Adds a projection with the spaces of its role and returns its index.
-    fn push(
-        &mut self,
-        path: String,
-        layer: usize,
-        role: Role,
-        rows: usize,
-        columns: usize,
-    ) -> usize {
+    fn push(&mut self, path: String, layer: usize, role: Role, rows: usize, columns: usize) -> usize {
         let (row_space, column_space) = spaces(role, layer);
         let bias = true;
-        self.projections.push(ProjectionWiring {
-            path,
-            layer,
-            role,
-            rows,
-            columns,
-            row_space,
-            column_space,
-            bias,
-        });
+        self.projections.push(ProjectionWiring { path, layer, role, rows, columns, row_space, column_space, bias });
         self.projections.len() - 1
     }
 
@@ -335,27 +297,15 @@ impl Wiring {
         if let (Some(value), Some(output)) = (block.value, block.output) {
             let dimensions = self.meet((value, Side::Row), (output, Side::Column))?;
             for dimension in 0..dimensions {
-                self.imply(
-                    Slots::rows(value, dimension, 1),
-                    Slots::columns(output, dimension, 1),
-                );
-                self.imply(
-                    Slots::columns(output, dimension, 1),
-                    Slots::rows(value, dimension, 1),
-                );
+                self.imply(Slots::rows(value, dimension, 1), Slots::columns(output, dimension, 1));
+                self.imply(Slots::columns(output, dimension, 1), Slots::rows(value, dimension, 1));
             }
         }
         if let (Some(query), Some(key)) = (block.query, block.key) {
             let dimensions = self.meet((query, Side::Row), (key, Side::Row))?;
             for dimension in 0..dimensions {
-                self.imply(
-                    Slots::rows(query, dimension, 1),
-                    Slots::rows(key, dimension, 1),
-                );
-                self.imply(
-                    Slots::rows(key, dimension, 1),
-                    Slots::rows(query, dimension, 1),
-                );
+                self.imply(Slots::rows(query, dimension, 1), Slots::rows(key, dimension, 1));
+                self.imply(Slots::rows(key, dimension, 1), Slots::rows(query, dimension, 1));
             }
         }
         self.add_head_rules(block, head_dim)
@@ -363,15 +313,8 @@ impl Wiring {
 
     /// A head with no live value dimension needs no queries and no keys. The value rows speak for the head; where
     /// they are not wired, the output columns do.
-    fn add_head_rules(
-        &mut self,
-        block: &Block,
-        head_dim: Option<usize>,
-    ) -> Result<(), WiringError> {
-        let Some(speaker) = block
-            .value
-            .map(|value| (value, Side::Row))
-            .or(block.output.map(|o| (o, Side::Column)))
+    fn add_head_rules(&mut self, block: &Block, head_dim: Option<usize>) -> Result<(), WiringError> {
+        let Some(speaker) = block.value.map(|value| (value, Side::Row)).or(block.output.map(|o| (o, Side::Column)))
         else {
             return Ok(());
         };
@@ -386,26 +329,14 @@ impl Wiring {
         }
         if head_dim == 0 || !width.is_multiple_of(head_dim) {
             let path = self.projections[speaker.0].path.clone();
-            return Err(WiringError::Heads {
-                path,
-                width,
-                head_dim,
-            });
+            return Err(WiringError::Heads { path, width, head_dim });
         }
         for start in (0..width).step_by(head_dim) {
             if listeners.is_empty() {
                 break;
             }
-            let when = vec![Slots {
-                projection: speaker.0,
-                side: speaker.1,
-                start,
-                len: head_dim,
-            }];
-            let then = listeners
-                .iter()
-                .map(|&listener| Slots::rows(listener, start, head_dim))
-                .collect();
+            let when = vec![Slots { projection: speaker.0, side: speaker.1, start, len: head_dim }];
+            let then = listeners.iter().map(|&listener| Slots::rows(listener, start, head_dim)).collect();
             self.rules.push(Rule { when, then });
         }
         Ok(())
@@ -417,24 +348,15 @@ impl Wiring {
         for (index, projection) in self.projections.iter().enumerate() {
             let rows = Slots::rows(index, 0, projection.rows);
             let columns = Slots::columns(index, 0, projection.columns);
-            self.rules.push(Rule {
-                when: vec![rows],
-                then: vec![columns],
-            });
+            self.rules.push(Rule { when: vec![rows], then: vec![columns] });
             if !projection.bias {
-                self.rules.push(Rule {
-                    when: vec![columns],
-                    then: vec![rows],
-                });
+                self.rules.push(Rule { when: vec![columns], then: vec![rows] });
             }
         }
     }
 
     fn imply(&mut self, when: Slots, then: Slots) {
-        self.rules.push(Rule {
-            when: vec![when],
-            then: vec![then],
-        });
+        self.rules.push(Rule { when: vec![when], then: vec![then] });
     }
 
     fn size(&self, (projection, side): (usize, Side)) -> usize {
@@ -504,11 +426,7 @@ fn spaces(role: Role, layer: usize) -> (Space, Space) {
 /// Whether an activation maps 0 to 0; without that a closed unit would still speak.
 fn maps_zero_to_zero(activation: &ActivationName) -> bool {
     match activation {
-        ActivationName::Gelu
-        | ActivationName::GeluNew
-        | ActivationName::Relu
-        | ActivationName::Silu
-        | ActivationName::Tanh => true,
+        ActivationName::Gelu | ActivationName::GeluTanh | ActivationName::Relu | ActivationName::Silu => true,
     }
 }
 

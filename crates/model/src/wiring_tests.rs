@@ -9,8 +9,7 @@ use super::*;
 type Slot = (usize, Side, usize);
 
 fn slots(runs: &[Slots]) -> impl Iterator<Item = Slot> + '_ {
-    runs.iter()
-        .flat_map(|run| (run.start..run.start + run.len).map(|at| (run.projection, run.side, at)))
+    runs.iter().flat_map(|run| (run.start..run.start + run.len).map(|at| (run.projection, run.side, at)))
 }
 
 /// Everything that is dead once `closed` is.
@@ -35,13 +34,7 @@ fn set(runs: &[Slots]) -> BTreeSet<Slot> {
 
 /// Two layers, two heads of two dimensions, five inner units.
 fn tiny(family: Family) -> Wiring {
-    let shape = EncoderShape {
-        layers: 2,
-        hidden: 4,
-        heads: 2,
-        feed_forward: 5,
-        zero_to_zero: true,
-    };
+    let shape = EncoderShape { layers: 2, hidden: 4, heads: 2, feed_forward: 5, zero_to_zero: true };
     Wiring::encoder(family, &shape).unwrap()
 }
 
@@ -61,14 +54,7 @@ fn paths_are_those_of_the_state_dict_for_every_family() {
         (
             Family::DistilBert,
             "distilbert.transformer.layer.1.",
-            [
-                "attention.q_lin",
-                "attention.k_lin",
-                "attention.v_lin",
-                "attention.out_lin",
-                "ffn.lin1",
-                "ffn.lin2",
-            ],
+            ["attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2"],
         ),
         (
             Family::MpNet,
@@ -107,19 +93,10 @@ fn roles_shapes_and_spaces_belong_together() {
     let wiring = tiny(Family::Bert);
     let up = &wiring.projections[6 + UP];
     assert_eq!((up.role, up.rows, up.columns), (Role::Up, 5, 4));
-    assert_eq!(
-        (up.row_space, up.column_space),
-        (Space::FeedForward { layer: 1 }, Space::Residual)
-    );
+    assert_eq!((up.row_space, up.column_space), (Space::FeedForward { layer: 1 }, Space::Residual));
     let output = &wiring.projections[6 + OUTPUT];
-    assert_eq!(
-        (output.role, output.rows, output.columns),
-        (Role::AttentionOutput, 4, 4)
-    );
-    assert_eq!(
-        (output.row_space, output.column_space),
-        (Space::Residual, Space::Value { layer: 1 })
-    );
+    assert_eq!((output.role, output.rows, output.columns), (Role::AttentionOutput, 4, 4));
+    assert_eq!((output.row_space, output.column_space), (Space::Residual, Space::Value { layer: 1 }));
 }
 
 #[test]
@@ -132,13 +109,7 @@ fn closed_up_row_kills_its_down_column_and_back() {
 
 #[test]
 fn up_row_speaks_on_when_the_activation_moves_zero() {
-    let shape = EncoderShape {
-        layers: 1,
-        hidden: 4,
-        heads: 2,
-        feed_forward: 5,
-        zero_to_zero: false,
-    };
+    let shape = EncoderShape { layers: 1, hidden: 4, heads: 2, feed_forward: 5, zero_to_zero: false };
     let wiring = Wiring::encoder(Family::Bert, &shape).unwrap();
     let row = [Slots::rows(UP, 3, 1)];
     assert_eq!(closure(&wiring, &row), set(&row));
@@ -160,19 +131,13 @@ fn query_dimension_dies_with_its_key_row_and_leaves_the_values() {
     let head = set(&[Slots::rows(QUERY, 0, 2), Slots::rows(KEY, 0, 2)]);
     assert_eq!(closure(&wiring, &[Slots::rows(QUERY, 0, 2)]), head);
     let mixed = closure(&wiring, &[Slots::rows(QUERY, 0, 1), Slots::rows(KEY, 1, 1)]);
-    assert_eq!(
-        mixed, head,
-        "a head without live query and key dimensions attends uniformly"
-    );
+    assert_eq!(mixed, head, "a head without live query and key dimensions attends uniformly");
 }
 
 #[test]
 fn head_without_values_takes_its_queries_and_keys_along() {
     let wiring = tiny(Family::Roberta);
-    let dead = closure(
-        &wiring,
-        &[Slots::rows(VALUE, 2, 1), Slots::columns(OUTPUT, 3, 1)],
-    );
+    let dead = closure(&wiring, &[Slots::rows(VALUE, 2, 1), Slots::columns(OUTPUT, 3, 1)]);
     let head = set(&[
         Slots::rows(VALUE, 2, 2),
         Slots::columns(OUTPUT, 2, 2),
@@ -187,13 +152,7 @@ fn attention_without_values_reads_nothing_but_its_output_rows_keep_their_bias() 
     let wiring = tiny(Family::Bert);
     let dead = closure(&wiring, &[Slots::rows(VALUE, 0, 4)]);
     for projection in [QUERY, KEY, VALUE] {
-        assert!(
-            set(&[
-                Slots::rows(projection, 0, 4),
-                Slots::columns(projection, 0, 4)
-            ])
-            .is_subset(&dead)
-        );
+        assert!(set(&[Slots::rows(projection, 0, 4), Slots::columns(projection, 0, 4)]).is_subset(&dead));
     }
     assert!(set(&[Slots::columns(OUTPUT, 0, 4)]).is_subset(&dead));
     assert!(!dead.contains(&(OUTPUT, Side::Row, 0)));
@@ -207,50 +166,28 @@ fn projection_without_columns_dies_only_without_a_bias() {
     wiring.projections[1].bias = false;
     wiring.add_whole_projection_rules();
     let columns = [Slots::columns(0, 0, 3), Slots::columns(1, 0, 3)];
-    assert_eq!(
-        closure(&wiring, &columns),
-        set(&[columns[0], columns[1], Slots::rows(1, 0, 2)])
-    );
+    assert_eq!(closure(&wiring, &columns), set(&[columns[0], columns[1], Slots::rows(1, 0, 2)]));
 }
 
 #[test]
 fn residual_slots_never_die_by_another_layer() {
     let wiring = tiny(Family::Bert);
-    let dead = closure(
-        &wiring,
-        &[Slots::rows(DOWN, 1, 1), Slots::columns(6 + UP, 2, 1)],
-    );
-    assert_eq!(
-        dead,
-        set(&[Slots::rows(DOWN, 1, 1), Slots::columns(6 + UP, 2, 1)])
-    );
+    let dead = closure(&wiring, &[Slots::rows(DOWN, 1, 1), Slots::columns(6 + UP, 2, 1)]);
+    assert_eq!(dead, set(&[Slots::rows(DOWN, 1, 1), Slots::columns(6 + UP, 2, 1)]));
 }
 
 #[test]
 fn names_give_the_same_rules_as_the_configuration() {
-    for family in [
-        Family::Bert,
-        Family::Roberta,
-        Family::XlmRoberta,
-        Family::DistilBert,
-        Family::MpNet,
-    ] {
+    for family in [Family::Bert, Family::Roberta, Family::XlmRoberta, Family::DistilBert, Family::MpNet] {
         let wiring = tiny(family);
-        let modules: Vec<_> = wiring
-            .projections
-            .iter()
-            .map(|p| (p.path.as_str(), p.rows, p.columns))
-            .collect();
+        let modules: Vec<_> = wiring.projections.iter().map(|p| (p.path.as_str(), p.rows, p.columns)).collect();
         assert_eq!(Wiring::from_paths(&modules, Some(2)).unwrap(), wiring);
     }
 }
 
 #[test]
 fn partner_that_is_not_gated_closes_nothing() {
-    let modules = [
-        ("encoder.layer.0.attention.self.key", 4, 4),
-        ("encoder.layer.0.intermediate.dense", 5, 4),
-    ];
+    let modules = [("encoder.layer.0.attention.self.key", 4, 4), ("encoder.layer.0.intermediate.dense", 5, 4)];
     let wiring = Wiring::from_paths(&modules, Some(2)).unwrap();
     let closed = [Slots::rows(0, 0, 2), Slots::rows(1, 1, 1)];
     assert_eq!(closure(&wiring, &closed), set(&closed));
@@ -258,10 +195,7 @@ fn partner_that_is_not_gated_closes_nothing() {
 
 #[test]
 fn output_columns_speak_for_a_head_whose_values_are_not_gated() {
-    let modules = [
-        ("l.layer.7.attention.self.query", 4, 4),
-        ("l.layer.7.attention.output.dense", 4, 4),
-    ];
+    let modules = [("l.layer.7.attention.self.query", 4, 4), ("l.layer.7.attention.output.dense", 4, 4)];
     let wiring = Wiring::from_paths(&modules, Some(2)).unwrap();
     let head = [Slots::columns(1, 2, 2), Slots::rows(0, 2, 2)];
     assert_eq!(closure(&wiring, &head[..1]), set(&head));
@@ -269,10 +203,7 @@ fn output_columns_speak_for_a_head_whose_values_are_not_gated() {
 
 #[test]
 fn without_a_head_dimension_only_the_whole_attention_takes_its_queries_along() {
-    let modules = [
-        ("l.layer.0.attention.self.query", 4, 4),
-        ("l.layer.0.attention.self.value", 4, 4),
-    ];
+    let modules = [("l.layer.0.attention.self.query", 4, 4), ("l.layer.0.attention.self.value", 4, 4)];
     let wiring = Wiring::from_paths(&modules, None).unwrap();
     let half = [Slots::rows(1, 0, 2)];
     assert_eq!(closure(&wiring, &half), set(&half));
@@ -281,55 +212,28 @@ fn without_a_head_dimension_only_the_whole_attention_takes_its_queries_along() {
 
 #[test]
 fn unknown_modules_are_counted_but_know_no_partner() {
-    let modules = [
-        ("bert.pooler.dense", 4, 4),
-        ("bert.encoder.layer.1.output.dense", 4, 5),
-    ];
+    let modules = [("bert.pooler.dense", 4, 4), ("bert.encoder.layer.1.output.dense", 4, 5)];
     let wiring = Wiring::from_paths(&modules, None).unwrap();
     assert_eq!(wiring.projections[0].role, Role::Unknown);
-    assert_eq!(
-        (wiring.projections[0].layer, wiring.projections[1].layer),
-        (2, 1)
-    );
+    assert_eq!((wiring.projections[0].layer, wiring.projections[1].layer), (2, 1));
     assert_eq!(wiring.projections[1].role, Role::Down);
 }
 
 #[test]
 fn modules_that_do_not_meet_are_refused_by_name() {
-    let modules = [
-        ("e.layer.0.intermediate.dense", 5, 4),
-        ("e.layer.0.output.dense", 4, 6),
-    ];
+    let modules = [("e.layer.0.intermediate.dense", 5, 4), ("e.layer.0.output.dense", 4, 6)];
     let error = Wiring::from_paths(&modules, None).unwrap_err();
     assert_eq!(
         error.to_string(),
         "e.layer.0.intermediate.dense: expected 6 rows to meet e.layer.0.output.dense, found 5; \
          were both gated in the same model?"
     );
-    let twice = [
-        ("e.layer.0.output.dense", 4, 6),
-        ("e.layer.0.output.dense", 4, 6),
-    ];
-    assert!(matches!(
-        Wiring::from_paths(&twice, None),
-        Err(WiringError::Duplicate { .. })
-    ));
+    let twice = [("e.layer.0.output.dense", 4, 6), ("e.layer.0.output.dense", 4, 6)];
+    assert!(matches!(Wiring::from_paths(&twice, None), Err(WiringError::Duplicate { .. })));
     let heads = [("e.layer.0.attention.self.value", 4, 6)];
-    assert!(matches!(
-        Wiring::from_paths(&heads, Some(3)),
-        Err(WiringError::Heads { .. })
-    ));
-    let shape = EncoderShape {
-        layers: 1,
-        hidden: 4,
-        heads: 3,
-        feed_forward: 5,
-        zero_to_zero: true,
-    };
-    assert!(matches!(
-        Wiring::encoder(Family::Bert, &shape),
-        Err(WiringError::Heads { .. })
-    ));
+    assert!(matches!(Wiring::from_paths(&heads, Some(3)), Err(WiringError::Heads { .. })));
+    let shape = EncoderShape { layers: 1, hidden: 4, heads: 3, feed_forward: 5, zero_to_zero: true };
+    assert!(matches!(Wiring::encoder(Family::Bert, &shape), Err(WiringError::Heads { .. })));
 }
 
 /// A decoder layer as Llama has it, with the rules written by hand: SwiGLU, rotary pairs, and two query heads that
@@ -343,12 +247,7 @@ fn rules_can_say_swiglu_rotary_pairs_and_grouped_heads() {
         ("self_attn.q_proj", Role::Query, sharing * head_dim, hidden),
         ("self_attn.k_proj", Role::Key, head_dim, hidden),
         ("self_attn.v_proj", Role::Value, head_dim, hidden),
-        (
-            "self_attn.o_proj",
-            Role::AttentionOutput,
-            hidden,
-            sharing * head_dim,
-        ),
+        ("self_attn.o_proj", Role::AttentionOutput, hidden, sharing * head_dim),
         ("mlp.gate_proj", Role::Gate, inner, hidden),
         ("mlp.up_proj", Role::Up, inner, hidden),
         ("mlp.down_proj", Role::Down, hidden, inner),
@@ -359,74 +258,37 @@ fn rules_can_say_swiglu_rotary_pairs_and_grouped_heads() {
     }
     let (q, k, v, o, gate, up, down) = (0, 1, 2, 3, 4, 5, 6);
     for unit in 0..inner {
-        let places = [
-            Slots::rows(gate, unit, 1),
-            Slots::rows(up, unit, 1),
-            Slots::columns(down, unit, 1),
-        ];
+        let places = [Slots::rows(gate, unit, 1), Slots::rows(up, unit, 1), Slots::columns(down, unit, 1)];
         for premise in 0..3 {
-            let then = (0..3)
-                .filter(|&at| at != premise)
-                .map(|at| places[at])
-                .collect();
-            wiring.rules.push(Rule {
-                when: vec![places[premise]],
-                then,
-            });
+            let then = (0..3).filter(|&at| at != premise).map(|at| places[at]).collect();
+            wiring.rules.push(Rule { when: vec![places[premise]], then });
         }
     }
     for dimension in 0..head_dim {
         let value = vec![Slots::rows(v, dimension, 1)];
-        let outputs: Vec<_> = (0..sharing)
-            .map(|h| Slots::columns(o, h * head_dim + dimension, 1))
-            .collect();
-        wiring.rules.push(Rule {
-            when: value.clone(),
-            then: outputs.clone(),
-        });
-        wiring.rules.push(Rule {
-            when: outputs,
-            then: value,
-        });
+        let outputs: Vec<_> = (0..sharing).map(|h| Slots::columns(o, h * head_dim + dimension, 1)).collect();
+        wiring.rules.push(Rule { when: value.clone(), then: outputs.clone() });
+        wiring.rules.push(Rule { when: outputs, then: value });
     }
     for pair in 0..half {
         let of = |projection, head: usize| {
             let start = head * head_dim + pair;
-            [
-                Slots::rows(projection, start, 1),
-                Slots::rows(projection, start + half, 1),
-            ]
+            [Slots::rows(projection, start, 1), Slots::rows(projection, start + half, 1)]
         };
         let keys = of(k, 0).to_vec();
         let queries: Vec<_> = (0..sharing).flat_map(|head| of(q, head)).collect();
-        wiring.rules.push(Rule {
-            when: keys.clone(),
-            then: queries.clone(),
-        });
-        wiring.rules.push(Rule {
-            when: queries,
-            then: keys,
-        });
+        wiring.rules.push(Rule { when: keys.clone(), then: queries.clone() });
+        wiring.rules.push(Rule { when: queries, then: keys });
     }
     for head in 0..sharing {
         let start = head * head_dim;
         let when = vec![Slots::columns(o, start, head_dim)];
-        wiring.rules.push(Rule {
-            when,
-            then: vec![Slots::rows(q, start, head_dim)],
-        });
+        wiring.rules.push(Rule { when, then: vec![Slots::rows(q, start, head_dim)] });
     }
     wiring.add_whole_projection_rules();
 
     let dead = closure(&wiring, &[Slots::rows(gate, 1, 1)]);
-    assert_eq!(
-        dead,
-        set(&[
-            Slots::rows(gate, 1, 1),
-            Slots::rows(up, 1, 1),
-            Slots::columns(down, 1, 1)
-        ])
-    );
+    assert_eq!(dead, set(&[Slots::rows(gate, 1, 1), Slots::rows(up, 1, 1), Slots::columns(down, 1, 1)]));
 
     let one_of_a_pair = [Slots::rows(k, 0, 1)];
     assert_eq!(closure(&wiring, &one_of_a_pair), set(&one_of_a_pair));
@@ -443,10 +305,7 @@ fn rules_can_say_swiglu_rotary_pairs_and_grouped_heads() {
     let all_heads = closure(&wiring, &[Slots::columns(o, 0, 8)]);
     for projection in [q, k, v, o] {
         let whole = &wiring.projections[projection];
-        let everything = [
-            Slots::rows(projection, 0, whole.rows),
-            Slots::columns(projection, 0, whole.columns),
-        ];
+        let everything = [Slots::rows(projection, 0, whole.rows), Slots::columns(projection, 0, whole.columns)];
         assert!(set(&everything).is_subset(&all_heads), "{}", whole.path);
     }
 }

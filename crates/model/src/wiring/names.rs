@@ -55,14 +55,11 @@ pub(super) fn stack(family: Family) -> &'static str {
 /// The layer's own path (`…layer.3`), its number and the role of a module path, if it is one of the names above
 /// directly below a numbered layer.
 pub(super) fn recognise(path: &str) -> Option<(&str, usize, Role)> {
-    [&BERT, &DISTILBERT, &MPNET]
-        .into_iter()
-        .flatten()
-        .find_map(|(role, module)| {
-            let stem = path.strip_suffix(module)?.strip_suffix('.')?;
-            let layer = stem.rsplit('.').next()?.parse().ok()?;
-            Some((stem, layer, *role))
-        })
+    [&BERT, &DISTILBERT, &MPNET].into_iter().flatten().find_map(|(role, module)| {
+        let stem = path.strip_suffix(module)?.strip_suffix('.')?;
+        let layer = stem.rsplit('.').next()?.parse().ok()?;
+        Some((stem, layer, *role))
+    })
 }
 
 /// The first numbered component of a module path.
