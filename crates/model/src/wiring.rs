@@ -191,7 +191,7 @@ impl Wiring {
             hidden: config.hidden,
             heads: config.heads,
             feed_forward: config.feed_forward,
-            zero_to_zero: maps_zero_to_zero(&config.activation),
+            zero_to_zero: maps_zero_to_zero(config.activation),
         };
         Wiring::encoder(config.family, &shape)
     }
@@ -424,9 +424,13 @@ fn spaces(role: Role, layer: usize) -> (Space, Space) {
 }
 
 /// Whether an activation maps 0 to 0; without that a closed unit would still speak.
-fn maps_zero_to_zero(activation: &ActivationName) -> bool {
+fn maps_zero_to_zero(activation: ActivationName) -> bool {
     match activation {
-        ActivationName::Gelu | ActivationName::GeluTanh | ActivationName::Relu | ActivationName::Silu => true,
+        ActivationName::Gelu
+        | ActivationName::GeluNew
+        | ActivationName::Relu
+        | ActivationName::Silu
+        | ActivationName::Tanh => true,
     }
 }
 
