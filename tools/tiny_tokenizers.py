@@ -11,7 +11,7 @@ WORDS = (
     "the a an and but is was it this that film plot cast actor music story good great fine bad dull awful very not "
     "never quite really i we they liked loved hated saw slow"
 ).split()
-PIECES = ["##ing", "##ed", "##s", "##ly", "##er", "##est"]
+PIECES = ["##ing", "##ed", "##ly", "##er", "##est"]
 PUNCTUATION = list(".,!?'-")
 
 TEXT_MAX_LENGTH = 24
