@@ -1,0 +1,74 @@
+//! Rows of a table picked by identifier, and the gradient sent back to them.
+
+use crate::cpu::{self, kernel};
+use crate::parallel;
+
+kernel! {
+    fn gather_rows(table: &[f32], width: usize, ids: &[u32], out: &mut [f32]) {
+        for (&id, out) in ids.iter().zip(out.chunks_exact_mut(width)) {
+            for (out, &value) in out.iter_mut().zip(&table[id as usize * width..][..width]) {
+                *out += value;
+            }
+        }
+    }
+
+    fn scatter_rows(d_out: &[f32], width: usize, ids: &[u32], first: usize, table: &mut [f32]) {
+        let rows = table.len() / width;
+        for (&id, d_out) in ids.iter().zip(d_out.chunks_exact(width)) {
+            let Some(row) = (id as usize).checked_sub(first).filter(|&row| row < rows) else { continue };
+            for (table, &value) in table[row * width..][..width].iter_mut().zip(d_out) {
+                *table += value;
+            }
+        }
+    }
+}
+
+fn check(what: &str, table: usize, width: usize, ids: &[u32], tokens: usize) {
+    assert!(width > 0 || tokens == 0, "{what}: rows of at least one element");
+    assert_eq!(ids.len() * width, tokens, "{what}: one row of {width} an identifier");
+    let rows = table.checked_div(width).unwrap_or(0);
+    assert_eq!(rows * width, table, "{what}: whole rows of {width}");
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= rows) {
+        panic!("{what}: identifier {id} in a table of {rows} rows");
+    }
+}
+
+/// `out[t] += table[ids[t]]`.
+///
+/// # Shapes
+/// `table` `[V, width]`, `ids` `[T]`, `out` `[T, width]`.
+///
+/// # Panics
+/// If a shape does not fit or an identifier is outside the table.
+pub fn gather_add(table: &[f32], width: usize, ids: &[u32], out: &mut [f32]) {
+    check("gather_add", table.len(), width, ids, out.len());
+    let isa = cpu::isa();
+    parallel::rows_mut(out, width, |row, out| gather_rows(isa, table, width, &ids[row..][..out.len() / width], out));
+}
+
+/// `d_table[ids[t]] += d_out[t]`, in the order of the tokens.
+///
+/// # Shapes
+/// `d_out` `[T, width]`, `ids` `[T]`, `d_table` `[V, width]`.
+///
+/// # Panics
+/// If a shape does not fit or an identifier is outside the table.
+pub fn scatter_add(d_out: &[f32], width: usize, ids: &[u32], d_table: &mut [f32]) {
+    check("scatter_add", d_table.len(), width, ids, d_out.len());
+    if d_table.is_empty() {
+        return;
+    }
+    let isa = cpu::isa();
+    let threads = if d_out.len() < parallel::TASK_ELEMENTS { 1 } else { rayon::current_num_threads() };
+    // Each task owns a run of the table's rows and goes through all tokens: the order of additions is the tokens' own.
+    let rows = (d_table.len() / width).div_ceil(threads);
+    let table = parallel::Shared::new(d_table);
+    let total = ids.iter().map(|&id| id as usize + 1).max().unwrap_or(0);
+    parallel::tasks(total.div_ceil(rows), threads > 1, |task| {
+        let first = task * rows;
+        let count = rows.min(total - first);
+        // SAFETY: every task has rows of its own.
+        let part = unsafe { table.slice(first * width, count * width) };
+        scatter_rows(isa, d_out, width, ids, first, part);
+    });
+}

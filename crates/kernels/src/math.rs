@@ -1,0 +1,110 @@
+//! Scalar exponential, tanh, erf and what is made of them, written so that a loop over them vectorises: no branches, no
+//! calls, no tables. Every function hands NaN on. `FMA` says whether a fused multiply-add is one instruction.
+
+/// `a * b + c`, fused where that is cheap.
+#[inline(always)]
+pub(crate) fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Limits that let NaN through, unlike `f32::clamp`'s lane-wise relatives `min` and `max`.
+#[inline(always)]
+pub(crate) fn limit(x: f32, low: f32, high: f32) -> f32 {
+    let x = if x < low { low } else { x };
+    if x > high { high } else { x }
+}
+
+/// `e^x`, within 2 ulp; 0 below -104, infinity above 88.73.
+///
+/// `e^x = 2^n e^r` with `|r| ≤ ½ ln 2`, Cody–Waite reduction and a polynomial of degree 6 (Cephes `expf`).
+#[inline(always)]
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23: adding and taking it away rounds to an integer
+    let x = limit(x, -104.0, 89.0);
+    let shifted = mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = mul_add::<FMA>(n, -0.693_359_4, x);
+    let r = mul_add::<FMA>(n, 2.121_944_4e-4, r);
+    let mut p = 1.987_569_1e-4;
+    p = mul_add::<FMA>(p, r, 1.398_2e-3);
+    p = mul_add::<FMA>(p, r, 8.333_452e-3);
+    p = mul_add::<FMA>(p, r, 4.166_579_6e-2);
+    p = mul_add::<FMA>(p, r, 1.666_666_5e-1);
+    p = mul_add::<FMA>(p, r, 0.5);
+    let p = mul_add::<FMA>(p, r * r, r) + 1.0;
+    // 2^n in two factors, so that both ends of the range are reached.
+    let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+    let half = n >> 1;
+    let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
+    p * power(half) * power(n.wrapping_sub(half))
+}
+
+/// `tanh x`, within 3 ulp.
+#[inline(always)]
+pub(crate) fn tanh<const FMA: bool>(x: f32) -> f32 {
+    let magnitude = limit(x.abs(), 0.0, 10.0);
+    let far = 1.0 - 2.0 / (exp::<FMA>(2.0 * magnitude) + 1.0);
+    let s = x * x;
+    let mut p = -5.704_988_7e-3;
+    p = mul_add::<FMA>(p, s, 2.063_909e-2);
+    p = mul_add::<FMA>(p, s, -5.373_971_5e-2);
+    p = mul_add::<FMA>(p, s, 1.333_144_2e-1);
+    p = mul_add::<FMA>(p, s, -3.333_328e-1);
+    let near = mul_add::<FMA>(p * s, x, x);
+    if magnitude < 0.625 { near } else { far.copysign(x) }
+}
+
+/// The error function, within 2 ulp (N. Juffa's two polynomials).
+#[inline(always)]
+pub(crate) fn erf<const FMA: bool>(x: f32) -> f32 {
+    let t = limit(x.abs(), 0.0, 4.0);
+    let s = t * t;
+    let mut far = mul_add::<FMA>(-1.728_534_7e-5, t, 3.831_971_3e-4);
+    let u = mul_add::<FMA>(-3.883_964_4e-3, t, 2.425_462_2e-2);
+    far = mul_add::<FMA>(far, s, u);
+    far = mul_add::<FMA>(far, t, -1.067_778_8e-1);
+    far = mul_add::<FMA>(far, t, -6.348_468_7e-1);
+    far = mul_add::<FMA>(far, t, -1.287_175_1e-1);
+    far = mul_add::<FMA>(far, t, -t);
+    let far = (1.0 - exp::<FMA>(far)).copysign(x);
+    let mut near = -5.967_617e-4;
+    near = mul_add::<FMA>(near, s, 4.991_194_2e-3);
+    near = mul_add::<FMA>(near, s, -2.676_813_5e-2);
+    near = mul_add::<FMA>(near, s, 1.128_199_25e-1);
+    near = mul_add::<FMA>(near, s, -3.761_253_4e-1);
+    near = mul_add::<FMA>(near, s, 1.283_791_7e-1);
+    near = mul_add::<FMA>(near, x, x);
+    if t > 0.927_734_4 { far } else { near }
+}
+
+/// `Φ(x)`, the normal distribution function.
+#[inline(always)]
+pub(crate) fn normal_probability<const FMA: bool>(x: f32) -> f32 {
+    mul_add::<FMA>(0.5, erf::<FMA>(x * std::f32::consts::FRAC_1_SQRT_2), 0.5)
+}
+
+/// The normal density `φ(x)`.
+#[inline(always)]
+pub(crate) fn normal_density<const FMA: bool>(x: f32) -> f32 {
+    const FACTOR: f32 = 0.398_942_3; // 1/√(2π)
+    FACTOR * exp::<FMA>(-0.5 * x * x)
+}
+
+/// `1 / (1 + e^-x)`.
+#[inline(always)]
+pub(crate) fn sigmoid<const FMA: bool>(x: f32) -> f32 {
+    1.0 / (1.0 + exp::<FMA>(-x))
+}
+
+/// Sum of lane accumulators in a fixed tree order.
+#[inline(always)]
+pub(crate) fn sum_lanes(mut lanes: [f32; 16]) -> f32 {
+    let mut width = 8;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}

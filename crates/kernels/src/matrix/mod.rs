@@ -1,0 +1,172 @@
+//! Products with a frozen weight: gather and scale the input's columns, multiply, then scale, bias, activation and
+//! scatter. The weight is packed once into panels of [`PANEL`] outputs.
+
+mod packed;
+
+pub use crate::activation::Activation;
+pub use packed::PackedMatrix;
+
+use packed::PANEL;
+
+use crate::cpu;
+use crate::parallel::{self, Shared};
+
+/// The left operand of [`multiply`]: `T` rows of activations.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// `[rows, …]` with rows `stride` apart.
+    pub data: &'a [f32],
+    /// `T`.
+    pub rows: usize,
+    /// Distance between rows.
+    pub stride: usize,
+    /// Which columns of `data` take part, in the order of the depth; `None` = the first `k`.
+    pub columns: Option<&'a [u32]>,
+    /// A factor for each of the `k` columns.
+    pub scale: Option<&'a [f32]>,
+}
+
+/// Where and how [`multiply`] writes its result.
+#[derive(Debug)]
+pub struct Output<'a> {
+    /// `[T, …]` with rows `stride` apart.
+    pub data: &'a mut [f32],
+    /// Distance between rows.
+    pub stride: usize,
+    /// Column of `data` that output `n` goes to, each at most once; other columns stay as they are. `None` = column `n`.
+    pub columns: Option<&'a [u32]>,
+    /// Added to the product, one an output.
+    pub bias: Option<&'a [f32]>,
+    /// Multiplies product and bias, one an output.
+    pub scale: Option<&'a [f32]>,
+    /// Applied after scale and bias.
+    pub activation: Activation,
+    /// Whether the result is added to `data` instead of replacing it.
+    pub add: bool,
+}
+
+/// `out[t, n] = activation(scale[n] · (Σ_k a[t, k] · B[n, k] + bias[n]))`, or `+=`.
+///
+/// `a` is `input` after gather and scale. `depth` says which depth rows of the packed weight pair with the `k` columns of the
+/// input; `None` = all of them. `k = 0` leaves the bias.
+///
+/// # Panics
+/// If a shape does not fit, an index is out of range, or two outputs go to the same column.
+pub fn multiply(input: &Input<'_>, weight: &PackedMatrix, depth: Option<&[u32]>, output: &mut Output<'_>) {
+    let k = depth.map_or(weight.depth(), <[u32]>::len);
+    check_input(input, k);
+    check_output(output, input.rows, weight.outputs());
+    if let Some(row) = depth.and_then(|depth| depth.iter().find(|&&row| row as usize >= weight.depth())) {
+        panic!("multiply: depth row {row} of {}", weight.depth());
+    }
+    let stride = output.stride;
+    let (columns, bias, scale, activation, add) =
+        (output.columns, output.bias, output.scale, output.activation, output.add);
+    let width = columns.map_or(weight.outputs(), |columns| columns.iter().max().map_or(0, |&n| n as usize + 1));
+    let shared = Shared::new(output.data);
+    let isa = cpu::isa();
+    parallel::tasks(input.rows, input.rows * weight.outputs() * k > 100_000, |t| {
+        // SAFETY: every task has a row of its own.
+        let out = unsafe { shared.slice(t * stride, width) };
+        let row = &input.data[t * input.stride..];
+        let mut a: Vec<f32> = match input.columns {
+            Some(columns) => columns.iter().map(|&column| row[column as usize]).collect(),
+            None => row[..k].to_vec(),
+        };
+        if let Some(scale) = input.scale {
+            a.iter_mut().zip(scale).for_each(|(a, &scale)| *a *= scale);
+        }
+        for first in (0..weight.outputs()).step_by(PANEL) {
+            let mut sums = [0.0; PANEL];
+            packed::dot_panel(isa, &a, weight.panel(first / PANEL), depth, &mut sums);
+            let count = PANEL.min(weight.outputs() - first);
+            let sums = &mut sums[..count];
+            for (j, sum) in sums.iter_mut().enumerate() {
+                *sum += bias.map_or(0.0, |bias| bias[first + j]);
+                *sum *= scale.map_or(1.0, |scale| scale[first + j]);
+            }
+            crate::activation::activate_in_place(activation, sums);
+            for (j, &sum) in sums.iter().enumerate() {
+                let at = columns.map_or(first + j, |columns| columns[first + j] as usize);
+                out[at] = if add { out[at] + sum } else { sum };
+            }
+        }
+    });
+}
+
+fn check_input(input: &Input<'_>, k: usize) {
+    let width = match input.columns {
+        Some(columns) => {
+            assert_eq!(columns.len(), k, "multiply: one input column a depth row");
+            columns.iter().max().map_or(0, |&column| column as usize + 1)
+        }
+        None => k,
+    };
+    if let Some(scale) = input.scale {
+        assert_eq!(scale.len(), k, "multiply: one scale an input column");
+    }
+    check_rows("multiply: input", input.data.len(), input.rows, input.stride, width);
+}
+
+fn check_output(output: &Output<'_>, rows: usize, outputs: usize) {
+    let width = match output.columns {
+        Some(columns) => {
+            assert_eq!(columns.len(), outputs, "multiply: one column an output");
+            let width = columns.iter().max().map_or(0, |&column| column as usize + 1);
+            if !columns.is_sorted_by(|a, b| a < b) {
+                let mut taken = vec![false; width];
+                for &column in columns {
+                    assert!(
+                        !std::mem::replace(&mut taken[column as usize], true),
+                        "multiply: two outputs in column {column}"
+                    );
+                }
+            }
+            width
+        }
+        None => outputs,
+    };
+    for (name, values) in [("bias", output.bias), ("scale", output.scale)] {
+        assert!(values.is_none_or(|values| values.len() == outputs), "multiply: one {name} value an output");
+    }
+    check_rows("multiply: output", output.data.len(), rows, output.stride, width);
+}
+
+fn check_rows(what: &str, length: usize, rows: usize, stride: usize, width: usize) {
+    assert!(width <= stride || rows <= 1, "{what}: rows of {width} columns and stride {stride}");
+    assert!(
+        rows == 0 || width == 0 || (rows - 1) * stride + width <= length,
+        "{what}: {rows} rows of {width} columns (stride {stride}) in {length} elements"
+    );
+}
+
+/// `out[n, k] += Σ_t a[t, n] · b[t, k]`: the gradient of a weight.
+///
+/// # Shapes
+/// `a` `[t, n]` with rows `a_stride` apart, `b` `[t, k]` with rows `b_stride` apart, `out` `[n, k]`.
+///
+/// # Panics
+/// If a shape does not fit.
+#[allow(clippy::too_many_arguments)]
+pub fn multiply_transposed(
+    a: &[f32],
+    a_stride: usize,
+    n: usize,
+    b: &[f32],
+    b_stride: usize,
+    k: usize,
+    t: usize,
+    out: &mut [f32],
+) {
+    check_rows("multiply_transposed: a", a.len(), t, a_stride, n);
+    check_rows("multiply_transposed: b", b.len(), t, b_stride, k);
+    assert_eq!(out.len(), n * k, "multiply_transposed: out of {n} rows and {k} columns");
+    parallel::rows_mut(out, k, |first, out| {
+        for t in 0..t {
+            for (row, out) in out.chunks_exact_mut(k).enumerate() {
+                let factor = a[t * a_stride + first + row];
+                out.iter_mut().zip(&b[t * b_stride..][..k]).for_each(|(out, &b)| *out += factor * b);
+            }
+        }
+    });
+}

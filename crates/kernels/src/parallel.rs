@@ -1,0 +1,81 @@
+//! Splitting work over rayon's current pool: rows of one or more buffers, and raw shared output for tasks that write
+//! places known to be disjoint. Small work stays on the caller's thread.
+
+use rayon::prelude::*;
+
+/// Elements that one task should at least have for the hand-over to pay.
+pub(crate) const TASK_ELEMENTS: usize = 16 * 1024;
+
+/// Rows of a task when each row has `width` elements and work is split by the shape alone.
+pub(crate) fn rows_per_task(width: usize) -> usize {
+    (TASK_ELEMENTS / width.max(1)).max(1)
+}
+
+/// Runs `work(first_row, rows_of_x)` over `x` split in runs of whole rows of `width` elements.
+pub(crate) fn rows_mut(x: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    if x.is_empty() || width == 0 {
+        return;
+    }
+    let rows = rows_per_task(width);
+    if x.len() <= rows * width || rayon::current_num_threads() == 1 {
+        for (index, chunk) in x.chunks_mut(rows * width).enumerate() {
+            work(index * rows, chunk);
+        }
+    } else {
+        x.par_chunks_mut(rows * width).enumerate().for_each(|(index, chunk)| work(index * rows, chunk));
+    }
+}
+
+/// Runs `work(i)` for `i` in `0..tasks`, in parallel when `parallel` says that it pays.
+pub(crate) fn tasks(tasks: usize, parallel: bool, work: impl Fn(usize) + Sync) {
+    if tasks <= 1 || !parallel || rayon::current_num_threads() == 1 {
+        (0..tasks).for_each(work);
+    } else {
+        (0..tasks).into_par_iter().with_max_len(1).for_each(&work);
+    }
+}
+
+/// A mutable buffer that several tasks write at once, each at places of its own.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<'a> {
+    data: *mut f32,
+    length: usize,
+    lifetime: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the pointer comes from a `&mut [f32]` that is borrowed for `'a`; all access goes through `slice`, whose caller
+// promises that no two live slices overlap.
+unsafe impl Send for Shared<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Shared<'_> {}
+
+impl<'a> Shared<'a> {
+    pub(crate) fn new(data: &'a mut [f32]) -> Self {
+        Self { data: data.as_mut_ptr(), length: data.len(), lifetime: std::marker::PhantomData }
+    }
+
+    /// The elements `start .. start + length`.
+    ///
+    /// # Safety
+    /// No other slice of this buffer that is alive at the same time may overlap this one.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn slice(&self, start: usize, length: usize) -> &'a mut [f32] {
+        assert!(start <= self.length && length <= self.length - start, "inside the shared buffer");
+        // SAFETY: inside the buffer by the assertion; not aliased by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(start), length) }
+    }
+}
+
+/// Columns of a task when a result of one number a column is split.
+const TASK_COLUMNS: usize = 64;
+
+/// Runs `work(first_column, columns_of_out)` over `out`, one number a column, where all columns together read `elements`.
+pub(crate) fn columns_mut(out: &mut [f32], elements: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    if elements <= TASK_ELEMENTS || rayon::current_num_threads() == 1 {
+        if !out.is_empty() {
+            work(0, out);
+        }
+    } else {
+        out.par_chunks_mut(TASK_COLUMNS).enumerate().for_each(|(index, chunk)| work(index * TASK_COLUMNS, chunk));
+    }
+}

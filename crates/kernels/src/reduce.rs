@@ -1,0 +1,176 @@
+//! Sums over tokens and plain element-wise additions. A column's sum always runs over its rows in order, so that it does
+//! not depend on the number of threads.
+
+use rayon::prelude::*;
+
+use crate::cpu::{self, kernel};
+use crate::math::mul_add;
+use crate::parallel;
+
+kernel! {
+    fn column_sum_part(x: &[f32], t: usize, stride: usize, start: usize, out: &mut [f32]) {
+        for row in 0..t {
+            for (out, &x) in out.iter_mut().zip(&x[row * stride + start..]) {
+                *out += x;
+            }
+        }
+    }
+
+    fn column_dot_part(x: &[f32], y: &[f32], t: usize, stride: usize, start: usize, out: &mut [f32]) {
+        for row in 0..t {
+            let at = row * stride + start;
+            for ((out, &x), &y) in out.iter_mut().zip(&x[at..]).zip(&y[at..]) {
+                *out = mul_add::<FMA>(x, y, *out);
+            }
+        }
+    }
+
+    fn add_part(x: &[f32], out: &mut [f32]) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out += x;
+        }
+    }
+
+    fn add_scaled_part(x: &[f32], scale: &[f32], out: &mut [f32]) {
+        for (out, x) in out.chunks_exact_mut(scale.len()).zip(x.chunks_exact(scale.len())) {
+            for ((out, &x), &scale) in out.iter_mut().zip(x).zip(scale) {
+                *out = mul_add::<FMA>(x, scale, *out);
+            }
+        }
+    }
+
+    fn scale_part(x: &mut [f32], scale: &[f32]) {
+        for x in x.chunks_exact_mut(scale.len()) {
+            for (x, &scale) in x.iter_mut().zip(scale) {
+                *x *= scale;
+            }
+        }
+    }
+
+    fn finite_part(x: &[f32]) -> bool {
+        // The exponent bits are all set in infinities and NaN only.
+        let mut worst = 0;
+        for &x in x {
+            worst = worst.max(x.to_bits() & 0x7f80_0000);
+        }
+        worst != 0x7f80_0000
+    }
+
+    fn squared_norm_part(x: &[f32]) -> f64 {
+        let (chunks, tail) = x.as_chunks::<16>();
+        let mut lanes = [0.0_f64; 16];
+        for chunk in chunks {
+            for (lane, &x) in lanes.iter_mut().zip(chunk) {
+                *lane += f64::from(x) * f64::from(x);
+            }
+        }
+        lanes.iter().sum::<f64>() + tail.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>()
+    }
+}
+
+fn check(what: &str, length: usize, t: usize, stride: usize, n: usize, out: usize) {
+    assert!(n <= stride || t <= 1, "{what}: {n} columns in rows of stride {stride}");
+    assert!(t == 0 || (t - 1) * stride + n <= length, "{what}: {t} rows of {n} (stride {stride}) in {length} elements");
+    assert_eq!(out, n, "{what}: one result a column");
+}
+
+/// `out[j] += scale[j] · Σ_t x[t, j]`: the gradient of a bias.
+///
+/// # Shapes
+/// `x` `[t, n]` with rows `stride` apart; `scale`, `out` `[n]`.
+///
+/// # Panics
+/// If a shape does not fit.
+pub fn column_sum(x: &[f32], t: usize, stride: usize, n: usize, scale: Option<&[f32]>, out: &mut [f32]) {
+    check("column_sum", x.len(), t, stride, n, out.len());
+    let isa = cpu::isa();
+    let Some(scale) = scale else {
+        return parallel::columns_mut(out, t * n, |start, out| column_sum_part(isa, x, t, stride, start, out));
+    };
+    assert_eq!(scale.len(), n, "column_sum: one scale a column");
+    let mut sums = vec![0.0; n];
+    parallel::columns_mut(&mut sums, t * n, |start, out| column_sum_part(isa, x, t, stride, start, out));
+    add_scaled_part(isa, &sums, scale, out);
+}
+
+/// `out[j] += Σ_t x[t, j] · y[t, j]`: the gradient of a gate.
+///
+/// # Shapes
+/// `x`, `y` `[t, n]` with rows `stride` apart; `out` `[n]`.
+///
+/// # Panics
+/// If a shape does not fit.
+pub fn column_dot(x: &[f32], y: &[f32], t: usize, stride: usize, n: usize, out: &mut [f32]) {
+    check("column_dot", x.len(), t, stride, n, out.len());
+    check("column_dot", y.len(), t, stride, n, out.len());
+    let isa = cpu::isa();
+    parallel::columns_mut(out, t * n, |start, out| column_dot_part(isa, x, y, t, stride, start, out));
+}
+
+/// `out[j] = Σ_t x[t, j] / t` (overwritten), 0 without tokens.
+///
+/// # Panics
+/// If a shape does not fit.
+pub fn column_mean(x: &[f32], t: usize, stride: usize, n: usize, out: &mut [f32]) {
+    out.fill(0.0);
+    column_sum(x, t, stride, n, None, out);
+    for out in out {
+        *out /= t.max(1) as f32;
+    }
+}
+
+/// `out += x ⊙ scale`, the scale one a column.
+///
+/// # Shapes
+/// `x`, `out` `[T, n]`; `scale` `[n]`.
+///
+/// # Panics
+/// If a shape does not fit.
+pub fn add_scaled_columns(x: &[f32], scale: Option<&[f32]>, out: &mut [f32], n: usize) {
+    let Some(scale) = scale else { return add(x, out) };
+    assert_eq!(x.len(), out.len(), "add_scaled_columns: out as long as x");
+    assert_eq!(scale.len(), n, "add_scaled_columns: one scale a column");
+    assert!(n > 0 && x.len().is_multiple_of(n) || x.is_empty(), "add_scaled_columns: whole rows of {n}");
+    let isa = cpu::isa();
+    parallel::rows_mut(out, n, |row, out| add_scaled_part(isa, &x[row * n..][..out.len()], scale, out));
+}
+
+/// `out += x`.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn add(x: &[f32], out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "add: out as long as x");
+    let isa = cpu::isa();
+    parallel::rows_mut(out, 1, |start, out| add_part(isa, &x[start..][..out.len()], out));
+}
+
+/// `x[t, j] *= scale[j]`.
+///
+/// # Panics
+/// If a shape does not fit.
+pub fn scale_columns(x: &mut [f32], n: usize, scale: &[f32]) {
+    assert_eq!(scale.len(), n, "scale_columns: one scale a column");
+    assert!(n > 0 && x.len().is_multiple_of(n) || x.is_empty(), "scale_columns: whole rows of {n}");
+    let isa = cpu::isa();
+    parallel::rows_mut(x, n, |_, x| scale_part(isa, x, scale));
+}
+
+/// Whether no element is infinite or NaN.
+pub fn all_finite(x: &[f32]) -> bool {
+    let isa = cpu::isa();
+    if x.len() <= parallel::TASK_ELEMENTS {
+        return finite_part(isa, x);
+    }
+    x.par_chunks(parallel::TASK_ELEMENTS).all(|x| finite_part(isa, x))
+}
+
+/// `Σ x²`, accumulated in `f64` over chunks fixed by the length.
+pub fn squared_norm(x: &[f32]) -> f64 {
+    let isa = cpu::isa();
+    if x.len() <= parallel::TASK_ELEMENTS {
+        return squared_norm_part(isa, x);
+    }
+    let parts: Vec<f64> = x.par_chunks(parallel::TASK_ELEMENTS).map(|x| squared_norm_part(isa, x)).collect();
+    parts.iter().sum()
+}
