@@ -1,0 +1,278 @@
+//! What can be wrong with a data file: the whole file ([`Error`]) or one row of it ([`BrokenRow`]).
+
+use std::path::PathBuf;
+
+/// The longest line, quoted record or JSON object that is read, in bytes.
+pub const LONGEST_RECORD: usize = 16 << 20;
+
+/// How many broken rows are remembered with their reason; the others are only counted.
+pub const SHOWN_BROKEN_ROWS: usize = 8;
+
+/// Why data cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file or folder cannot be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file's name does not tell its format.
+    #[error(
+        "{}: unknown format; expected a name ending in .tsv, .csv, .jsonl, .json, .parquet or .txt", path.display()
+    )]
+    UnknownFormat {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is nothing in the file, or nothing below its header.
+    #[error("{}: no rows; expected {expected}", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+        /// What should have been there.
+        expected: &'static str,
+    },
+    /// The header of a CSV or TSV file cannot be read.
+    #[error("{}:1: broken header: {problem}", path.display())]
+    BrokenHeader {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: RowProblem,
+    },
+    /// A column that was asked for is not in the file.
+    #[error("{}: no column {wanted:?}; the columns are {}{}", path.display(), list(found), hint(found))]
+    NoSuchColumn {
+        /// The file.
+        path: PathBuf,
+        /// The name asked for.
+        wanted: String,
+        /// The names in the file.
+        found: Vec<String>,
+    },
+    /// No column was asked for and none has a name that tells its role.
+    #[error(
+        "{}: which column is the {role}? the columns are {}; name it with {flag}{}", path.display(), list(found), hint(found)
+    )]
+    UnclearColumn {
+        /// The file.
+        path: PathBuf,
+        /// `text` or `label`.
+        role: &'static str,
+        /// The flag that names it.
+        flag: &'static str,
+        /// The names in the file.
+        found: Vec<String>,
+    },
+    /// Two columns of the file have the name that was asked for.
+    #[error("{}: the column {name:?} is there twice; rename one of them", path.display())]
+    DoubledColumn {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        name: String,
+    },
+    /// Rows that cannot be used, when they are not to be left out.
+    #[error("{}", broken_rows(rows, *count))]
+    BrokenRows {
+        /// The first of them.
+        rows: Vec<BrokenRow>,
+        /// How many there are in all.
+        count: usize,
+    },
+    /// The labels are numbers with a fraction, but a classifier was asked for.
+    #[error(
+        "{}:{line}: label {label} is not a class; pass --regression to predict numbers, or name another column with \
+         --label", path.display()
+    )]
+    FractionalLabel {
+        /// The file.
+        path: PathBuf,
+        /// The line of the first such label.
+        line: u64,
+        /// The label.
+        label: String,
+    },
+    /// Every training row has the same label.
+    #[error("{}: every row has the label {label:?}; a classifier needs at least two", path.display())]
+    OneLabel {
+        /// The file.
+        path: PathBuf,
+        /// The label.
+        label: String,
+    },
+    /// A Parquet file that cannot be read.
+    #[error("{}: {problem}", path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// No file for a split is in the folder.
+    #[error(
+        "{}: no file for {split}; expected {expected}, found {}", path.display(), list(found)
+    )]
+    NoFile {
+        /// The folder.
+        path: PathBuf,
+        /// `training` or `validation`.
+        split: &'static str,
+        /// The names looked for.
+        expected: &'static str,
+        /// The names in the folder.
+        found: Vec<String>,
+    },
+    /// Several files of a folder could be the split.
+    #[error("{}: several files for {split}: {}; name one with --{split}", path.display(), list(found))]
+    SeveralFiles {
+        /// The folder.
+        path: PathBuf,
+        /// `train` or `validation`.
+        split: &'static str,
+        /// The names found.
+        found: Vec<String>,
+    },
+    /// The options name no data, or too little.
+    #[error("{0}")]
+    Missing(&'static str),
+    /// An option is out of its range.
+    #[error("{name}: expected {expected}, found {found}")]
+    OutOfRange {
+        /// The option.
+        name: &'static str,
+        /// Its range.
+        expected: &'static str,
+        /// The value given.
+        found: String,
+    },
+    /// The files of one split have different sets of labels.
+    #[error("{}: its metadata names the labels {}, those of the first file are {}", path.display(), list(found), list(expected))]
+    LabelNamesDiffer {
+        /// The file.
+        path: PathBuf,
+        /// The names of the first file.
+        expected: Vec<String>,
+        /// The names of this one.
+        found: Vec<String>,
+    },
+}
+
+/// One row that cannot be used, and where it is.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{}:{line}: {problem}", path.display())]
+pub struct BrokenRow {
+    /// The file.
+    pub path: PathBuf,
+    /// The line the row begins on, from 1; in Parquet the row's number, from 1.
+    pub line: u64,
+    /// What is wrong with it.
+    pub problem: RowProblem,
+}
+
+/// What can be wrong with one row.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowProblem {
+    /// A row with more or fewer columns than the header.
+    #[error("expected {expected} columns, found {found}")]
+    ColumnCount {
+        /// Columns of the header.
+        expected: usize,
+        /// Columns of the row.
+        found: usize,
+    },
+    /// A column without a value.
+    #[error("column {column:?}: no value")]
+    NoValue {
+        /// The column.
+        column: String,
+    },
+    /// A value that is neither text nor a number.
+    #[error("column {column:?}: expected text or a number, found {found}")]
+    NotText {
+        /// The column.
+        column: String,
+        /// What it is.
+        found: &'static str,
+    },
+    /// Bytes that are not UTF-8.
+    #[error("column {column:?}: not UTF-8")]
+    NotUtf8 {
+        /// The column, or its number from 1.
+        column: String,
+    },
+    /// A line that is not UTF-8.
+    #[error("the line is not UTF-8")]
+    LineNotUtf8,
+    /// A line that is not a JSON object.
+    #[error("not a JSON object: {0}")]
+    NotJson(String),
+    /// A record beyond the limit.
+    #[error("longer than {} MiB{}", LONGEST_RECORD >> 20, if *quoted { "; is a quote left open?" } else { "" })]
+    TooLong {
+        /// Whether it ended inside quotes.
+        quoted: bool,
+    },
+    /// The file ends inside quotes.
+    #[error("a quote is opened and never closed")]
+    OpenQuote,
+    /// A label that is not a number, for regression.
+    #[error("column {column:?}: expected a number, found {found:?}")]
+    NotANumber {
+        /// The column.
+        column: String,
+        /// What it is.
+        found: String,
+    },
+    /// A label that is none of the known ones.
+    #[error("column {column:?}: unknown label {found:?}; the labels are {}", list(known))]
+    UnknownLabel {
+        /// The column.
+        column: String,
+        /// The label.
+        found: String,
+        /// The known labels, in order.
+        known: Vec<String>,
+    },
+}
+
+/// Names in quotes, the first few of them.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 24;
+    if names.is_empty() {
+        return "none".to_owned();
+    }
+    let mut text = names.iter().take(SHOWN).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    text
+}
+
+/// A header of one column with another separator in it was probably written with that separator.
+fn hint(found: &[String]) -> &'static str {
+    match found {
+        [only] if only.contains('\t') => " (is the file separated by tabs? then give it a name ending in .tsv)",
+        [only] if only.contains(';') => " (the file seems to be separated by semicolons; commas are expected)",
+        [only] if only.contains(',') => " (is the file separated by commas? then give it a name ending in .csv)",
+        _ => "",
+    }
+}
+
+fn broken_rows(rows: &[BrokenRow], count: usize) -> String {
+    let mut text = match count {
+        1 => "1 broken row".to_owned(),
+        count if count == rows.len() => format!("{count} broken rows"),
+        count => format!("{count} broken rows, the first of them"),
+    };
+    for row in rows {
+        text.push_str(&format!("\n  {row}"));
+    }
+    text.push_str("\nmend them, or leave them out with --skip-bad-rows");
+    text
+}

@@ -1,0 +1,29 @@
+//! Rows of text, pairs of texts and labels, read from GLUE's own files, CSV, TSV, JSON lines and Parquet.
+//!
+//! [`Dataset::load`] gives training everything at once, with labels resolved; [`TextRows`] streams unlabelled rows for
+//! prediction in constant memory. Tokenization and batching are not here, and neither is anything about models.
+
+pub use columns::{ColumnChoice, Columns};
+pub use dataset::{Dataset, DatasetOptions, Example, Label, Split};
+pub use error::{BrokenRow, Error, RowProblem};
+pub use format::Format;
+pub use glue::GlueTask;
+pub use label::Labels;
+pub use records::{Record, Records, Value};
+pub use split::{ReadOptions, read_split};
+pub use stream::{TextRow, TextRows};
+
+mod columns;
+mod dataset;
+mod delimited;
+mod error;
+mod files;
+mod format;
+mod glue;
+mod json_lines;
+mod label;
+mod lines;
+mod parquet_rows;
+mod records;
+mod split;
+mod stream;

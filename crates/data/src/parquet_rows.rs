@@ -1,0 +1,147 @@
+//! Rows of Parquet files, read a row group at a time, only the columns asked for. Label names that the Hugging Face hub
+//! keeps in a file's metadata are found here too.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use parquet::basic::Compression;
+use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
+use parquet::record::reader::RowIter;
+use parquet::record::{Field, Row};
+use parquet::schema::types::Type;
+
+use crate::records::Value;
+
+/// Reads the rows of a Parquet file. Problems are texts: a file that breaks once cannot be read on.
+pub struct ParquetReader {
+    rows: RowIter<'static>,
+    columns: Vec<String>,
+    metadata: Option<String>,
+    schema: Type,
+    row: u64,
+}
+
+impl ParquetReader {
+    /// Opens a file and checks that its compression can be read.
+    pub fn open(file: File) -> Result<ParquetReader, String> {
+        ParquetReader::from_chunks(file)
+    }
+
+    /// Opens anything that can be read at a position.
+    pub fn from_chunks<R: ChunkReader + 'static>(chunks: R) -> Result<ParquetReader, String> {
+        guarded(move || {
+            let reader = SerializedFileReader::new(chunks).map_err(|error| error.to_string())?;
+            let metadata = reader.metadata();
+            for column in metadata.row_groups().iter().flat_map(|group| group.columns()) {
+                readable(column.compression())?;
+            }
+            let file = metadata.file_metadata();
+            let schema = file.schema().clone();
+            let columns = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
+            let pairs = file.key_value_metadata().map(Vec::as_slice).unwrap_or_default();
+            let hub = pairs.iter().find(|pair| pair.key == "huggingface").and_then(|pair| pair.value.clone());
+            Ok(ParquetReader {
+                rows: RowIter::from_file_into(Box::new(reader)),
+                columns,
+                metadata: hub,
+                schema,
+                row: 0,
+            })
+        })
+    }
+
+    /// The names of the columns.
+    pub fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// The class names that the hub's metadata gives the integers of a column.
+    pub fn class_names(&self, column: &str) -> Option<Vec<String>> {
+        let metadata: serde_json::Value = serde_json::from_str(self.metadata.as_deref()?).ok()?;
+        let names = metadata.get("info")?.get("features")?.get(column)?.get("names")?.as_array()?;
+        names.iter().map(|name| name.as_str().map(str::to_owned)).collect()
+    }
+
+    /// Reads only these columns from now on, in this order.
+    pub fn select(self, columns: &[&str]) -> Result<ParquetReader, String> {
+        let ParquetReader { rows, columns: all, metadata, schema, row } = self;
+        guarded(move || {
+            let fields = schema.get_fields();
+            let chosen: Vec<_> = fields.iter().filter(|field| columns.contains(&field.name())).cloned().collect();
+            let projection = Type::group_type_builder(schema.name())
+                .with_fields(chosen)
+                .build()
+                .map_err(|error| error.to_string())?;
+            let rows = rows.project(Some(projection)).map_err(|error| error.to_string())?;
+            Ok(ParquetReader { rows, columns: all, metadata, schema, row })
+        })
+    }
+
+    /// The next row's values of `columns`, with its number from 1.
+    pub fn read(&mut self, columns: &[String]) -> Option<Result<(u64, Vec<Value>), String>> {
+        self.row += 1;
+        let rows = &mut self.rows;
+        match guarded(|| rows.next().transpose().map_err(|error| error.to_string())) {
+            Ok(None) => None,
+            Ok(Some(row)) => Some(Ok((self.row, values(row, columns)))),
+            Err(problem) => Some(Err(format!("row {}: {problem}", self.row))),
+        }
+    }
+}
+
+fn values(row: Row, columns: &[String]) -> Vec<Value> {
+    let mut fields = row.into_columns();
+    let mut take = |column: &String| match fields.iter_mut().find(|(name, _)| name == column) {
+        Some((_, field)) => value(std::mem::replace(field, Field::Null)),
+        None => Value::Missing,
+    };
+    columns.iter().map(&mut take).collect()
+}
+
+fn value(field: Field) -> Value {
+    match field {
+        Field::Null => Value::Missing,
+        Field::Bool(value) => Value::Text(value.to_string()),
+        Field::Byte(value) => Value::Integer(value.into()),
+        Field::Short(value) => Value::Integer(value.into()),
+        Field::Int(value) => Value::Integer(value.into()),
+        Field::Long(value) => Value::Integer(value),
+        Field::UByte(value) => Value::Integer(value.into()),
+        Field::UShort(value) => Value::Integer(value.into()),
+        Field::UInt(value) => Value::Integer(value.into()),
+        Field::ULong(value) => i64::try_from(value).map_or_else(|_| Value::Text(value.to_string()), Value::Integer),
+        Field::Float16(value) => Value::Float(value.to_f64()),
+        // By way of its shortest decimal: 3.8 stays 3.8.
+        Field::Float(value) => Value::Float(value.to_string().parse().unwrap_or(f64::from(value))),
+        Field::Double(value) => Value::Float(value),
+        Field::Str(value) => Value::Text(value),
+        Field::Bytes(value) => match std::str::from_utf8(value.data()) {
+            Ok(text) => Value::Text(text.to_owned()),
+            Err(_) => Value::NotUtf8,
+        },
+        Field::Group(_) => Value::Other("a group"),
+        Field::ListInternal(_) => Value::Other("a list"),
+        Field::MapInternal(_) => Value::Other("a map"),
+        Field::Decimal(_) => Value::Other("a decimal"),
+        _ => Value::Other("a time"),
+    }
+}
+
+fn readable(compression: Compression) -> Result<(), String> {
+    match compression {
+        Compression::ZSTD(_) if !cfg!(feature = "parquet-zstd") => {
+            Err("compressed with zstd, which this build cannot \
+             read; write it with snappy compression, or build with --features parquet-zstd"
+                .to_owned())
+        }
+        Compression::LZO => {
+            Err("compressed with lzo, which cannot be read; write it with snappy compression".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The Parquet reader is known to panic on some malformed files; that is the file's fault and is reported as such.
+fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("malformed Parquet file".to_owned()))
+}

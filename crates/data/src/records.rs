@@ -1,0 +1,298 @@
+//! One reader for all formats: the columns of a file, and then its records with the values of the columns selected.
+//! A broken record does not end the reading; only a file that cannot be read does.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use crate::delimited::{DelimitedReader, Row};
+use crate::error::{BrokenRow, Error, RowProblem};
+use crate::format::Format;
+use crate::json_lines::{JsonLinesReader, Object, kind};
+use crate::lines::{Line, LineReader, without_ending};
+use crate::parquet_rows::ParquetReader;
+
+/// How many lines a JSON-lines file may have before its first object.
+const LINES_BEFORE_FIRST_OBJECT: usize = 1000;
+
+/// What one column of one record holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Nothing: a null, or a key that is not there.
+    Missing,
+    /// Text.
+    Text(String),
+    /// An integer written as one.
+    Integer(i64),
+    /// Another number.
+    Float(f64),
+    /// Bytes that are not UTF-8.
+    NotUtf8,
+    /// Something that is none of these, in words.
+    Other(&'static str),
+}
+
+/// The values of the selected columns in one record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// The line it begins on, from 1; in Parquet its number, from 1.
+    pub line: u64,
+    /// A value for each selected column.
+    pub values: Vec<Value>,
+}
+
+/// Reads the records of a file of any format.
+pub struct Records {
+    path: PathBuf,
+    source: Source,
+    columns: Vec<String>,
+    selected: Vec<String>,
+    indices: Vec<usize>,
+}
+
+enum Source {
+    Delimited { reader: DelimitedReader, pending: bool },
+    JsonLines { reader: JsonLinesReader, pending: VecDeque<Object> },
+    Parquet(Option<ParquetReader>),
+    Lines(LineReader),
+}
+
+impl Records {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// As [`Records::from_reader`], and [`Error::Io`] if it cannot be opened.
+    pub fn open(path: &Path, format: Format) -> Result<Records, Error> {
+        let file = File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        match format {
+            Format::Parquet => {
+                let reader =
+                    ParquetReader::open(file).map_err(|problem| Error::Parquet { path: path.to_owned(), problem })?;
+                Ok(Records::from_parquet(path, reader))
+            }
+            _ => Records::from_reader(Box::new(BufReader::with_capacity(1 << 16, file)), path, format),
+        }
+    }
+
+    /// Reads from any source, standard input among them; `path` stands for it in messages.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] or [`Error::BrokenHeader`] if it has no usable header, [`Error::Parquet`] for a Parquet stream, whose
+    /// end has to be read first.
+    pub fn from_reader(source: Box<dyn BufRead + Send>, path: &Path, format: Format) -> Result<Records, Error> {
+        let columns;
+        let source = match format {
+            Format::Csv | Format::Tsv => {
+                let mut reader = DelimitedReader::new(source, format == Format::Csv);
+                columns = header(&mut reader, path)?;
+                Source::Delimited { reader, pending: false }
+            }
+            Format::JsonLines => {
+                let mut reader = JsonLinesReader::new(source);
+                let pending;
+                (columns, pending) = first_object(&mut reader, path)?;
+                Source::JsonLines { reader, pending }
+            }
+            Format::Lines => {
+                columns = vec!["text".to_owned()];
+                Source::Lines(LineReader::new(source))
+            }
+            Format::Parquet => {
+                let problem = "a Parquet file cannot be read as a stream; give it as a file".to_owned();
+                return Err(Error::Parquet { path: path.to_owned(), problem });
+            }
+        };
+        Ok(Records { path: path.to_owned(), source, columns, selected: Vec::new(), indices: Vec::new() })
+    }
+
+    /// Reads a Parquet file held in memory.
+    ///
+    /// # Errors
+    /// [`Error::Parquet`] if it is not one.
+    pub fn from_parquet_bytes(bytes: Vec<u8>, path: &Path) -> Result<Records, Error> {
+        let reader = ParquetReader::from_chunks(bytes::Bytes::from(bytes))
+            .map_err(|problem| Error::Parquet { path: path.to_owned(), problem })?;
+        Ok(Records::from_parquet(path, reader))
+    }
+
+    fn from_parquet(path: &Path, reader: ParquetReader) -> Records {
+        let columns = reader.columns().to_vec();
+        let source = Source::Parquet(Some(reader));
+        Records { path: path.to_owned(), source, columns, selected: Vec::new(), indices: Vec::new() }
+    }
+
+    /// The file's columns; in JSON lines the keys of the first object.
+    pub fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The names that a Parquet file's metadata gives the integers of a column, as the Hugging Face hub writes them.
+    pub fn class_names(&self, column: &str) -> Option<Vec<String>> {
+        match &self.source {
+            Source::Parquet(Some(reader)) => reader.class_names(column),
+            _ => None,
+        }
+    }
+
+    /// Takes the first row of a file without a header for a record, under these column names. Only before the first record.
+    pub fn without_header(&mut self, columns: &[&str]) {
+        if let Source::Delimited { pending, reader } = &mut self.source
+            && reader.len() == columns.len()
+        {
+            *pending = true;
+            self.columns = columns.iter().map(|&column| column.to_owned()).collect();
+        }
+    }
+
+    /// Chooses the columns whose values the records have, in this order.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchColumn`] and [`Error::DoubledColumn`].
+    pub fn select(&mut self, columns: &[&str]) -> Result<(), Error> {
+        self.selected = columns.iter().map(|&column| column.to_owned()).collect();
+        self.indices.clear();
+        for &column in columns {
+            let mut found = self.columns.iter().enumerate().filter(|(_, name)| *name == column);
+            match (found.next(), found.next()) {
+                (Some((index, _)), None) => self.indices.push(index),
+                (Some(_), Some(_)) => {
+                    return Err(Error::DoubledColumn { path: self.path.clone(), name: column.to_owned() });
+                }
+                (None, _) => {
+                    let (path, wanted) = (self.path.clone(), column.to_owned());
+                    return Err(Error::NoSuchColumn { path, wanted, found: self.columns.clone() });
+                }
+            }
+        }
+        if let Source::Parquet(reader) = &mut self.source {
+            *reader = match reader.take().map(|reader| reader.select(columns)) {
+                Some(Ok(reader)) => Some(reader),
+                Some(Err(problem)) => return Err(Error::Parquet { path: self.path.clone(), problem }),
+                None => None,
+            };
+        }
+        Ok(())
+    }
+
+    /// The next record, or the next broken row; none at the end.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Parquet`] if the file cannot be read on.
+    pub fn read(&mut self) -> Result<Option<Result<Record, BrokenRow>>, Error> {
+        let next = match &mut self.source {
+            Source::Delimited { reader, pending } => {
+                let row = if std::mem::take(pending) { Ok(Row::Read(1)) } else { reader.read() };
+                match row {
+                    Err(source) => return Err(Error::Io { path: self.path.clone(), source }),
+                    Ok(Row::End) => return Ok(None),
+                    Ok(Row::Broken(line, problem)) => Err((line, problem)),
+                    Ok(Row::Read(line)) if reader.len() != self.columns.len() => {
+                        Err((line, RowProblem::ColumnCount { expected: self.columns.len(), found: reader.len() }))
+                    }
+                    Ok(Row::Read(line)) => Ok((line, self.indices.iter().map(|&i| text(reader.field(i))).collect())),
+                }
+            }
+            Source::JsonLines { reader, pending } => {
+                let object = match pending.pop_front() {
+                    Some(object) => object,
+                    None => reader.read().map_err(|source| Error::Io { path: self.path.clone(), source })?,
+                };
+                match object {
+                    Object::End => return Ok(None),
+                    Object::Broken(line, problem) => Err((line, problem)),
+                    Object::Read(line, mut object) => {
+                        Ok((line, self.selected.iter().map(|column| json_value(object.get_mut(column))).collect()))
+                    }
+                }
+            }
+            Source::Parquet(reader) => match reader.as_mut().and_then(|reader| reader.read(&self.selected)) {
+                None => return Ok(None),
+                Some(Ok(row)) => Ok(row),
+                Some(Err(problem)) => return Err(Error::Parquet { path: self.path.clone(), problem }),
+            },
+            Source::Lines(reader) => {
+                let mut raw = Vec::new();
+                match reader.read(&mut raw).map_err(|source| Error::Io { path: self.path.clone(), source })? {
+                    Line::End => return Ok(None),
+                    Line::TooLong => Err((reader.line(), RowProblem::TooLong { quoted: false })),
+                    Line::Read => match std::str::from_utf8(without_ending(&raw)) {
+                        Ok(line) => Ok((reader.line(), vec![Value::Text(line.to_owned()); self.indices.len()])),
+                        Err(_) => Err((reader.line(), RowProblem::LineNotUtf8)),
+                    },
+                }
+            }
+        };
+        Ok(Some(match next {
+            Ok((line, values)) => Ok(Record { line, values }),
+            Err((line, problem)) => Err(BrokenRow { path: self.path.clone(), line, problem }),
+        }))
+    }
+}
+
+fn text(field: &[u8]) -> Value {
+    match std::str::from_utf8(field) {
+        Ok(text) => Value::Text(text.to_owned()),
+        Err(_) => Value::NotUtf8,
+    }
+}
+
+fn json_value(value: Option<&mut serde_json::Value>) -> Value {
+    match value.map(serde_json::Value::take) {
+        None | Some(serde_json::Value::Null) => Value::Missing,
+        Some(serde_json::Value::String(text)) => Value::Text(text),
+        Some(serde_json::Value::Bool(value)) => Value::Text(value.to_string()),
+        Some(serde_json::Value::Number(number)) => match (number.as_i64(), number.as_f64()) {
+            (Some(integer), _) => Value::Integer(integer),
+            (None, Some(float)) => Value::Float(float),
+            (None, None) => Value::Text(number.to_string()),
+        },
+        Some(other) => Value::Other(kind(&other)),
+    }
+}
+
+/// The names in the first row of a CSV or TSV file.
+fn header(reader: &mut DelimitedReader, path: &Path) -> Result<Vec<String>, Error> {
+    let broken = |problem| Error::BrokenHeader { path: path.to_owned(), problem };
+    match reader.read().map_err(|source| Error::Io { path: path.to_owned(), source })? {
+        Row::End => Err(Error::Empty { path: path.to_owned(), expected: "a header row and rows below it" }),
+        Row::Broken(_, problem) => Err(broken(problem)),
+        Row::Read(_) => (0..reader.len())
+            .map(|index| match std::str::from_utf8(reader.field(index)) {
+                Ok(name) => Ok(name.trim().to_owned()),
+                Err(_) => Err(broken(RowProblem::NotUtf8 { column: (index + 1).to_string() })),
+            })
+            .collect(),
+    }
+}
+
+/// The keys of the first object, and everything read up to it.
+fn first_object(reader: &mut JsonLinesReader, path: &Path) -> Result<(Vec<String>, VecDeque<Object>), Error> {
+    let mut pending = VecDeque::new();
+    loop {
+        let object = reader.read().map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        match object {
+            Object::Read(_, ref fields) => {
+                let columns = fields.keys().cloned().collect();
+                pending.push_back(object);
+                return Ok((columns, pending));
+            }
+            Object::Broken(_, problem) if pending.len() + 1 >= LINES_BEFORE_FIRST_OBJECT => {
+                return Err(Error::BrokenHeader { path: path.to_owned(), problem });
+            }
+            Object::Broken(..) => pending.push_back(object),
+            Object::End => match pending.pop_front() {
+                Some(Object::Broken(line, problem)) => {
+                    let row = BrokenRow { path: path.to_owned(), line, problem };
+                    return Err(Error::BrokenRows { rows: vec![row], count: pending.len() + 1 });
+                }
+                _ => return Err(Error::Empty { path: path.to_owned(), expected: "a JSON object a line" }),
+            },
+        }
+    }
+}
