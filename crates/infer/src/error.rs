@@ -1,0 +1,100 @@
+//! Everything that can go wrong between a name of a model and its answers.
+
+use std::path::PathBuf;
+
+/// An error of finding, loading or running a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file of the model could not be had or is not what it claims.
+    #[error(transparent)]
+    Checkpoint(#[from] finegates_checkpoint::Error),
+    /// The model could not be built or run.
+    #[error(transparent)]
+    Model(#[from] finegates_model::Error),
+    /// A folder that holds no model.
+    #[error(
+        "{}: not a model: expected config.json (a checkpoint or compact model), adapter_config.json (an adapter) or \
+         recipe.toml (a run), found {found}", path.display()
+    )]
+    NotAModel {
+        /// The folder.
+        path: PathBuf,
+        /// What is in it, in words.
+        found: String,
+    },
+    /// A file where a folder should be.
+    #[error("{}: expected a model's folder, found a file; name the folder that holds it", path.display())]
+    NotAFolder {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A run that has not saved anything that can be used yet.
+    #[error(
+        "{}: the run has no saved model yet ({wanted} missing); finish it with: finegates train --resume {}",
+        path.display(), path.display()
+    )]
+    NothingSaved {
+        /// The run folder.
+        path: PathBuf,
+        /// What was looked for.
+        wanted: String,
+    },
+    /// A recipe that cannot be read.
+    #[error("{}: {problem}", path.display())]
+    Recipe {
+        /// The recipe.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// An adapter that does not say what it was trained on.
+    #[error(
+        "{}: base_model_name_or_path: expected the model it was trained on, found nothing; name it with --base", path.display()
+    )]
+    NoBase {
+        /// The adapter's config.
+        path: PathBuf,
+    },
+    /// The base of an adapter cannot be found.
+    #[error("{}: its base model cannot be used; name another place for it with --base\n  {source}", path.display())]
+    Base {
+        /// The adapter or run.
+        path: PathBuf,
+        /// Why.
+        source: Box<Error>,
+    },
+    /// A model without a task head, whose answers would be noise.
+    #[error(
+        "{}: no task head: {} missing, so its answers would be random; train it first (finegates train --model {} …)",
+        path.display(), missing.join(", "), path.display()
+    )]
+    NoHead {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensors that are not there.
+        missing: Vec<String>,
+    },
+    /// An engine that was loaded for token ids only.
+    #[error("{}: loaded without a tokenizer, so it cannot read texts", path.display())]
+    NoTokenizer {
+        /// The model.
+        path: PathBuf,
+    },
+    /// A length limit out of range.
+    #[error("maximum length: expected 3 to {most} tokens, found {found}")]
+    MaximumLength {
+        /// The most the model takes.
+        most: usize,
+        /// What was asked for.
+        found: usize,
+    },
+    /// The model gave an answer that is not a number.
+    #[error("{}: the model's output for text {text} is not finite; did its training diverge?", path.display())]
+    NotFinite {
+        /// The model.
+        path: PathBuf,
+        /// Index of the first such text.
+        text: usize,
+    },
+}
