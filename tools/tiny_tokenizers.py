@@ -21,6 +21,7 @@ TEXTS = [
     ("I loved it", "they hated this film"),
     ("", None),
     ("", "really?"),
+    ("really?", ""),
     ("Caf\u00e9 na\u00efve", None),
     ("  two   spaces\tand a tab ", None),
     ("unseen zebra \u4e16\u754c \U0001f3ac 42", None),
@@ -101,6 +102,10 @@ def write_tokenizer(folder, family):
 
 
 def encode(tokenizer, text, pair, max_length):
-    """Token ids and segments as transformers gives them, cut to max_length longest first."""
-    encoding = tokenizer(text, pair, truncation="longest_first", max_length=max_length, return_token_type_ids=True)
-    return encoding["input_ids"], encoding["token_type_ids"]
+    """Token ids and segments as transformers gives them, cut to max_length longest first.
+
+    Called with lists, as data loaders do: called with two strings, transformers drops a second text that is empty.
+    """
+    pairs = None if pair is None else [pair]
+    encoding = tokenizer([text], pairs, truncation="longest_first", max_length=max_length, return_token_type_ids=True)
+    return encoding["input_ids"][0], encoding["token_type_ids"][0]

@@ -1,0 +1,57 @@
+"""Sentences and pairs written for this project, for parity checks on real checkpoints. None comes from a data set."""
+
+LONG = " ".join(
+    f"On day {day} the crew logged the wind at {7 + day % 9} knots, mended the {part} and argued about {topic}."
+    for day, part, topic in zip(
+        range(1, 60),
+        ["mainsail", "bilge pump", "compass", "galley stove", "anchor chain", "radio"] * 10,
+        ["the soup", "whose watch it was", "Portuguese football", "the meaning of a red sky"] * 15,
+    )
+)
+
+EXAMPLES = [
+    ("The ferry leaves at noon.", None),
+    ("Nobody in the village remembered the name of the river.", None),
+    ("I would watch this again tomorrow, and I never say that.", None),
+    ("What a tedious, overlong and oddly joyless evening at the theatre!", None),
+    ("ok", None),
+    ("", None),
+    ("   \t ", None),
+    ("?!...", None),
+    ("She paid \u20ac1,250.75 for a second-hand cello (and didn't regret it).", None),
+    ("Call 555-0199 or write to help@example.org; see https://example.org/a_b?c=d&e=%20f.", None),
+    ("HELLO WORLD, hello world, HeLLo WoRLd", None),
+    ("Caf\u00e9, na\u00efve, co\u00f6perate, \u0141\u00f3d\u017a, \u00c5ngstr\u00f6m, fa\u00e7ade", None),
+    ("e\u0301 is written with a combining accent, \u00e9 is not", None),
+    ("\u6771\u4eac\u306f\u65e5\u672c\u306e\u9996\u90fd\u3067\u3059\u3002", None),
+    ("\u041c\u043e\u0441\u043a\u0432\u0430 \u0438 \u041a\u0438\u0435\u0432 \u2014 two capitals", None),
+    ("\u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645", None),
+    ("Great film \U0001f600\U0001f44d\U0001f3fd, awful popcorn \U0001f37f", None),
+    ("zero\u200bwidth, soft\u00adhyphen, non\u00a0breaking and \ufeffmark", None),
+    ("line one\nline two\r\nline three", None),
+    ("a null \x00 and a bell \x07 inside", None),
+    ("antidisestablishmentarianism pneumonoultramicroscopicsilicovolcanoconiosis", None),
+    ("x" * 120, None),
+    ("The special tokens [SEP] and [MASK] and </s> and <mask> may stand in a text.", None),
+    ("\u201cQuotes\u201d \u2018and\u2019 dashes \u2014 \u2013 - and ellipses\u2026", None),
+    ("1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20", None),
+    ("\u00bd cup of sugar, 3\u00d74 m\u00b2, 20\u2009\u00b0C, \ufb01re and \uff26ull\uff37idth", None),
+    (LONG[:700], None),
+    (LONG, None),
+    ("The cat slept on the warm roof.", "A cat was sleeping on a roof."),
+    ("The cat slept on the warm roof.", "The stock market fell by two per cent."),
+    ("The council approved the bridge on Tuesday.", "On Tuesday the bridge was approved by the council."),
+    ("The council approved the bridge on Tuesday.", "The council rejected the bridge on Tuesday."),
+    ("A man plays the guitar.", "A woman peels an onion."),
+    ("Profits rose 12 percent to $4.5 million.", "Profit fell 12% to 4.5 million dollars."),
+    ("How do I reset the router?", "Press the small button at the back for ten seconds."),
+    ("", "Only the second text is here."),
+    ("Only the first text is here.", ""),
+    ("", ""),
+    ("same", "same"),
+    ("Which planet is closest to the sun?", "Mercury, though Venus is the hottest."),
+    (LONG[:900], "A short hypothesis about sailing."),
+    ("A short premise about sailing.", LONG[:900]),
+    (LONG, LONG[300:]),
+    (LONG, "The longer side is cut first."),
+]
