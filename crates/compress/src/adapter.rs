@@ -1,8 +1,6 @@
 //! Gates of an adapter, read and counted without its base model.
 
-use std::collections::BTreeMap;
-
-use finegates_checkpoint::adapter::{Adapter, Tensor};
+use finegates_checkpoint::adapter::Adapter;
 use finegates_model::GateState;
 use finegates_model::gate::Gate;
 use finegates_model::wiring::Wiring;
@@ -10,45 +8,18 @@ use finegates_model::wiring::Wiring;
 use crate::Error;
 use crate::removal::Removal;
 
-const ROWS: &str = ".finegates_rows";
-const COLUMNS: &str = ".finegates_columns";
-
 /// The evaluation values of an adapter's gates, one state a gated module, by path.
 ///
 /// # Errors
-/// If there is no gate at all, a module has gates on one side only, or a θ is not a finite vector.
+/// If there is no gate at all, or a module has gates on one side only.
 pub fn adapter_gates(adapter: &Adapter) -> Result<Vec<GateState>, Error> {
-    let mut modules: BTreeMap<&str, (Option<&Tensor>, Option<&Tensor>)> = BTreeMap::new();
-    for (name, tensor) in &adapter.tensors {
-        if let Some(path) = name.strip_suffix(ROWS) {
-            modules.entry(path).or_default().0 = Some(tensor);
-        } else if let Some(path) = name.strip_suffix(COLUMNS) {
-            modules.entry(path).or_default().1 = Some(tensor);
-        }
-    }
-    if modules.is_empty() {
-        return Err(Error::NoGates);
-    }
-    let states = modules.into_iter().map(|(path, (rows, columns))| {
-        Ok(GateState {
-            path: path.to_owned(),
-            rows: evaluate(path, ROWS, rows)?,
-            columns: evaluate(path, COLUMNS, columns)?,
-        })
+    let states = adapter.gated_modules().map(|path| {
+        let (rows, columns) = adapter.gates(path).ok_or_else(|| Error::GateMissing { path: path.to_owned() })?;
+        let evaluate = |theta: &[f32]| Gate::new(path.to_owned(), theta.to_vec(), 0.0, false).evaluation_values();
+        Ok(GateState { path: path.to_owned(), rows: evaluate(rows), columns: evaluate(columns) })
     });
-    states.collect()
-}
-
-fn evaluate(path: &str, suffix: &'static str, theta: Option<&Tensor>) -> Result<Vec<f32>, Error> {
-    let name = format!("{path}{suffix}");
-    let Some(theta) = theta else { return Err(Error::GateMissing { name }) };
-    if theta.shape.len() != 1 {
-        return Err(Error::GateShape { name, shape: theta.shape.clone() });
-    }
-    if let Some(index) = theta.data.iter().position(|value| !value.is_finite()) {
-        return Err(Error::GateNotFinite { name, index });
-    }
-    Ok(Gate::new(name, theta.data.clone(), 0.0, false).evaluation_values())
+    let states: Vec<GateState> = states.collect::<Result<_, Error>>()?;
+    if states.is_empty() { Err(Error::NoGates) } else { Ok(states) }
 }
 
 /// What an adapter removes, counted from its gates alone: no base model is needed. With `head_dim` (the base's hidden

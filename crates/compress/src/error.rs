@@ -17,7 +17,7 @@ pub enum Error {
     #[error(transparent)]
     Wiring(#[from] WiringError),
     /// A folder could not be made, moved or removed.
-    #[error("{path}: {source}")]
+    #[error("{path}: {source}", path = path.display())]
     Folder {
         /// The folder or file.
         path: PathBuf,
@@ -31,26 +31,10 @@ pub enum Error {
     )]
     NoGates,
     /// A module with gates on one side only, whose other size is then unknown without the base model.
-    #[error("adapter_model.safetensors: {name}: missing; the other side of the module is there, is the file complete?")]
+    #[error("{path}: has row gates but no column gates; is the adapter complete?")]
     GateMissing {
-        /// The tensor that should be there.
-        name: String,
-    },
-    /// A θ that is not a vector.
-    #[error("adapter_model.safetensors: {name}: expected a vector, found shape {shape:?}")]
-    GateShape {
-        /// Tensor name.
-        name: String,
-        /// Its shape.
-        shape: Vec<usize>,
-    },
-    /// A θ that is not finite.
-    #[error("adapter_model.safetensors: {name}: value {index} is not finite; did the training diverge?")]
-    GateNotFinite {
-        /// Tensor name.
-        name: String,
-        /// Position of the first such value.
-        index: usize,
+        /// Module path.
+        path: String,
     },
     /// Gates for a projection that the model lacks.
     #[error("{path}: has gates but the model has no such projection; was the adapter trained on another model?")]
@@ -75,5 +59,91 @@ pub enum Error {
         expected: usize,
         /// Gates given.
         found: usize,
+    },
+    /// A compression report that is not one.
+    #[error("{path}: {reason}", path = path.display())]
+    Report {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The checkpoint to compress is a compact one.
+    #[error(
+        "{folder}: already compact; to remove more, train on the checkpoint it was made from and compress that run",
+        folder = folder.display()
+    )]
+    AlreadyCompact {
+        /// Its folder.
+        folder: PathBuf,
+    },
+    /// A fully fine-tuned model: no gates, and already a checkpoint of its own.
+    #[error(
+        "{folder}: trained with method full, so there are no gates and nothing to remove; \
+         it is a complete checkpoint already, use it as it is or train with method gates",
+        folder = folder.display()
+    )]
+    NothingGated {
+        /// Its folder.
+        folder: PathBuf,
+    },
+    /// A destination that cannot be used.
+    #[error("{path}: {reason}", path = path.display())]
+    Destination {
+        /// The destination.
+        path: PathBuf,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// Labels that do not fit the head.
+    #[error("id2label: expected {expected} labels, one a class of the head, found {found}")]
+    Labels {
+        /// Classes of the head.
+        expected: usize,
+        /// Labels given.
+        found: usize,
+    },
+    /// A weight that was given up after packing.
+    #[error("{path}: the weight is no longer readable; load the model with keep_weights")]
+    WeightGone {
+        /// Module path or tensor name.
+        path: String,
+    },
+    /// The written checkpoint lacks tensors that the model needs.
+    #[error("the compact checkpoint lacks {}; this is a bug of finegates, nothing was written", names.join(", "))]
+    Incomplete {
+        /// What would have had to be initialised.
+        names: Vec<String>,
+    },
+    /// A probe without sequences.
+    #[error("the probe holds no sequence, so nothing could be verified; give it some text")]
+    EmptyProbe,
+    /// Logits of different number.
+    #[error(
+        "the gated model gives {expected} logits and the compact one {found}; this is a bug of finegates, nothing was written"
+    )]
+    LogitCount {
+        /// Of the gated model.
+        expected: usize,
+        /// Of the compact model.
+        found: usize,
+    },
+    /// A logit that is not a number, or infinite.
+    #[error("the {model} model's logits are not finite on the probe; nothing was written, did the training diverge?")]
+    LogitsNotFinite {
+        /// `gated` or `compact`.
+        model: &'static str,
+    },
+    /// Logits that differ by more than rounding.
+    #[error(
+        "the compact model's logits differ from the gated one's by {difference:.3e}, more than {} of their scale {scale:.3e}; \
+         nothing was written, please report this",
+        crate::verify::TOLERANCE
+    )]
+    LogitsDiffer {
+        /// Greatest difference.
+        difference: f64,
+        /// Greatest magnitude of a gated logit.
+        scale: f64,
     },
 }

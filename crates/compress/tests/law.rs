@@ -1,0 +1,191 @@
+//! The law of compression on the real model: for every family and any gates, the compact model's logits are those of
+//! the gated one up to rounding. The mathematics behind it is proved without this model in `identities.rs`.
+
+#![allow(clippy::unwrap_used)]
+
+mod tiny;
+
+use finegates_compress::{Removal, adapter_removal};
+use finegates_model::Projection;
+use proptest::prelude::*;
+use tiny::{CLOSED, FAMILIES, Numbers, OPEN, Tiny, difference, reload};
+
+/// f32 rounding over two layers, relative to the greatest logit; a wrong index shows as 1e-2 and more.
+const ROUNDING: f64 = 2e-5;
+
+/// Closed with probability `closed`, else fully open or in between.
+fn random_theta(closed: f64, numbers: &mut Numbers) -> f32 {
+    if numbers.next() < closed {
+        return CLOSED;
+    }
+    // tanh θ + ½ from 0.05 to 1, so that no gate is so small that its row is lost in rounding.
+    if numbers.next() < 0.5 { OPEN } else { (-0.48 + numbers.next() * 1.0) as f32 }
+}
+
+/// Whole sides that close on top of the random gates: (projection, rows or columns).
+type Extremes = Vec<(usize, bool)>;
+
+fn check(family: &str, seed: u64, closed: f64, extremes: &Extremes) -> Result<(), TestCaseError> {
+    let mut numbers = Numbers(seed);
+    let tiny = Tiny::gated(family, |projection, side, _| {
+        let theta = random_theta(closed, &mut numbers);
+        let whole = extremes.contains(&(projection, side == "rows"));
+        Some(if whole { CLOSED } else { theta })
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let destination = folder.path().join("compact");
+    let report = match tiny.compress(&destination) {
+        Ok(report) => report,
+        Err(error) => return Err(TestCaseError::fail(format!("{family}: {error}"))),
+    };
+    let compact = reload(&destination);
+    let difference = difference(&tiny.model, &compact);
+    prop_assert!(difference < ROUNDING, "{family}: logits differ by {difference:e} of their scale");
+
+    let gates: Vec<_> = tiny.model.projections().map(Projection::gate_state).collect();
+    let measured = Removal::measure(tiny.model.wiring(), &gates).unwrap();
+    prop_assert_eq!(&report.removal, &measured);
+    let left: u64 = compact.projections().map(|projection| projection.multiply_adds() as u64).sum();
+    prop_assert_eq!(left, report.removal.totals.multiply_adds_after);
+    let totals = report.removal.totals;
+    prop_assert!(totals.removed_by_gates <= totals.removed_with_liveness);
+    prop_assert!(totals.removed_with_liveness <= totals.gated_parameters);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn compact_logits_are_the_gated_logits(
+        seed in any::<u64>(),
+        closed in prop_oneof![0.0..0.3f64, 0.3..0.9f64, Just(0.97)],
+        extremes in prop_oneof![
+            2 => Just(vec![]),
+            1 => prop::collection::vec((0..12usize, any::<bool>()), 1..4),
+        ],
+    ) {
+        for family in FAMILIES {
+            check(family, seed, closed, &extremes)?;
+        }
+    }
+}
+
+#[test]
+fn nothing_closed_removes_nothing_and_keeps_the_logits() {
+    for family in FAMILIES {
+        let tiny = Tiny::gated(family, |_, _, _| Some(OPEN));
+        let folder = tempfile::tempdir().unwrap();
+        let report = tiny.compress(&folder.path().join("compact")).unwrap();
+        assert_eq!(report.removal.totals.removed_with_liveness, 0);
+        assert_eq!(report.parameters.before, report.parameters.after);
+        assert!(report.notes.iter().any(|note| note.contains("no gate is closed")), "{:?}", report.notes);
+        assert!(difference(&tiny.model, &reload(&folder.path().join("compact"))) < 1e-6, "{family}");
+    }
+}
+
+#[test]
+fn every_gate_closed_leaves_embeddings_norms_and_head() {
+    for family in FAMILIES {
+        let tiny = Tiny::gated(family, |_, _, _| Some(CLOSED));
+        let folder = tempfile::tempdir().unwrap();
+        let report = tiny.compress(&folder.path().join("compact")).unwrap();
+        let totals = report.removal.totals;
+        assert_eq!(totals.removed_by_gates, totals.gated_parameters);
+        assert_eq!(totals.multiply_adds_after, 0);
+        assert!(difference(&tiny.model, &reload(&folder.path().join("compact"))) < ROUNDING, "{family}");
+    }
+}
+
+#[test]
+fn layer_closed_by_its_six_rows_disappears() {
+    for family in FAMILIES {
+        let mut numbers = Numbers(4);
+        let tiny = Tiny::gated(family, |projection, side, _| match (projection, side) {
+            (6.., "rows") => Some(CLOSED),
+            _ => Some(random_theta(0.2, &mut numbers)),
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let report = tiny.compress(&folder.path().join("compact")).unwrap();
+        let layer = &report.removal.layers[1].totals;
+        assert_eq!(layer.removed_with_liveness, layer.gated_parameters);
+        assert!(report.notes.iter().any(|note| note.starts_with("layer 1:")), "{:?}", report.notes);
+        assert!(difference(&tiny.model, &reload(&folder.path().join("compact"))) < ROUNDING, "{family}");
+    }
+}
+
+#[test]
+fn heads_without_values_are_gone_and_heads_without_scores_attend_uniformly() {
+    for family in FAMILIES {
+        let width = Tiny::load(family).model.config().hidden / Tiny::load(family).model.config().heads;
+        // Layer 0: values of the first head closed, queries of the second. Layer 1: all values closed.
+        let tiny = Tiny::gated(family, |projection, side, at| {
+            let first = projection == 2 && at < width;
+            let second = projection == 0 && (width..2 * width).contains(&at);
+            let closed = side == "rows" && (first || second || projection == 8);
+            Some(if closed { CLOSED } else { OPEN })
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let report = tiny.compress(&folder.path().join("compact")).unwrap();
+        let places = &report.removal.projections;
+        let hidden = places[0].rows;
+        assert_eq!((places[0].live_rows, places[1].live_rows), (hidden - 2 * width, hidden - 2 * width), "{family}");
+        assert_eq!((places[2].live_rows, places[3].live_columns), (hidden - width, hidden - width), "{family}");
+        for place in &places[6..9] {
+            assert_eq!((place.live_rows, place.live_columns), (0, 0), "{}", place.path);
+        }
+        assert_eq!((places[9].live_rows, places[9].live_columns), (hidden, 0), "its biases are live");
+        assert!(difference(&tiny.model, &reload(&folder.path().join("compact"))) < ROUNDING, "{family}");
+    }
+}
+
+#[test]
+fn feed_forward_without_units_leaves_its_bias() {
+    for family in FAMILIES {
+        let tiny = Tiny::gated(family, |projection, side, _| {
+            Some(if projection == 4 && side == "rows" { CLOSED } else { OPEN })
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let report = tiny.compress(&folder.path().join("compact")).unwrap();
+        let down = &report.removal.projections[5];
+        assert_eq!((down.live_rows, down.live_columns), (down.rows, 0));
+        assert!(difference(&tiny.model, &reload(&folder.path().join("compact"))) < ROUNDING, "{family}");
+    }
+}
+
+#[test]
+fn projection_without_gates_shrinks_with_its_partners() {
+    for family in FAMILIES {
+        // Gates on query, value and up only; some of them closed.
+        let mut numbers = Numbers(9);
+        let tiny = Tiny::gated(family, |projection, _, _| {
+            matches!(projection % 6, 0 | 2 | 4).then(|| random_theta(0.4, &mut numbers))
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let report = tiny.compress(&folder.path().join("compact")).unwrap();
+        let places = &report.removal.projections;
+        assert!(!places[5].gated && places[5].live_columns < places[5].columns, "{family}");
+        assert_eq!(places[5].live_columns, places[4].live_rows);
+        let gated: u64 = places.iter().filter(|place| place.gated).map(|place| place.parameters()).sum();
+        assert_eq!(report.removal.totals.gated_parameters, gated);
+        assert!(difference(&tiny.model, &reload(&folder.path().join("compact"))) < ROUNDING, "{family}");
+    }
+}
+
+#[test]
+fn adapter_alone_is_counted_as_with_its_model() {
+    for family in FAMILIES {
+        let tiny = Tiny::load(family);
+        let config = tiny.model.config();
+        let head_dim = config.hidden / config.heads;
+        let mut numbers = Numbers(21);
+        let adapter = tiny::adapter(tiny.model.wiring(), &mut |_, _, _| Some(random_theta(0.5, &mut numbers)));
+        let (_, alone) = adapter_removal(&adapter, Some(head_dim)).unwrap();
+        let mut model = tiny.model;
+        model.apply_adapter(&adapter).unwrap();
+        let gates: Vec<_> = model.projections().map(Projection::gate_state).collect();
+        let with_model = Removal::measure(model.wiring(), &gates).unwrap();
+        assert_eq!(alone.totals, with_model.totals, "{family}");
+        assert_eq!(alone.layers, with_model.layers, "{family}");
+    }
+}
