@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use finegates_checkpoint::adapter::{Adapter, Tensor};
+use finegates_checkpoint::adapter::Adapter;
+use finegates_checkpoint::tensors::Tensor;
 
 use crate::error::Error;
 use crate::gate::{Gate, GateNoise, Gates, columns_name, rows_name};

@@ -97,7 +97,8 @@ impl Gate {
             }
             GateNoise::Given(given) => self.noise = given(&self.theta.name, length),
         }
-        kernels::gate_values(&self.theta.value, self.noise(), &mut self.values);
+        let drawn = (!self.noise.is_empty()).then_some(self.noise.as_slice());
+        kernels::gate_values(&self.theta.value, drawn, &mut self.values);
         self.open.clear();
         self.open_values.clear();
         self.possible.clear();
@@ -144,6 +145,15 @@ impl Gate {
         let mut values = vec![0.0; self.theta.value.len()];
         kernels::gate_values(&self.theta.value, None, &mut values);
         values
+    }
+
+    /// Adds the gradient of the open gates' values from `products[i] = Σ_t d_y·y` of each output that a gate scales.
+    ///
+    /// `y = ω z`, so `Σ d_y z = (Σ d_y y) / ω`; a closed gate gets no gradient.
+    pub fn add_output_products(&mut self, products: &[f32]) {
+        for (&index, &value) in self.open.iter().zip(&self.open_values) {
+            self.d_values[index as usize] += products[index as usize] / value;
+        }
     }
 
     /// Turns the gathered gradient of ω into that of θ and clears it.

@@ -149,24 +149,13 @@ impl Loader<'_> {
         }
     }
 
-    /// The name under which the file holds `name`: itself, without the family prefix, with the old names of norms.
-    fn find(&self, name: &str) -> Option<String> {
-        let bare = name.strip_prefix(self.description.prefix).and_then(|rest| rest.strip_prefix('.'));
-        let found = [Some(name), bare].into_iter().flatten().flat_map(|name| {
-            let old = name.strip_suffix(".weight").map(|stem| format!("{stem}.gamma"));
-            let old = old.or_else(|| name.strip_suffix(".bias").map(|stem| format!("{stem}.beta")));
-            [Some(name.to_owned()), old]
-        });
-        found.flatten().find(|name| self.checkpoint.tensors.contains(name))
-    }
-
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.checkpoint.tensors.shape(&self.find(name)?).map(<[usize]>::to_vec)
+        self.checkpoint.tensors.shape(&self.checkpoint.find(name)?).map(<[usize]>::to_vec)
     }
 
     /// Reads a tensor of a known shape; a missing one is an error that names the canonical tensor.
     fn read(&self, name: &str, group: Group, shape: &[usize]) -> Result<Parameter, Error> {
-        let found = self.find(name).unwrap_or_else(|| name.to_owned());
+        let found = self.checkpoint.find(name).unwrap_or_else(|| name.to_owned());
         let value = self.checkpoint.tensors.read(&found, shape)?;
         self.used.borrow_mut().insert(found);
         Ok(Parameter::frozen(name, group, shape, value))
@@ -296,26 +285,21 @@ impl Loader<'_> {
                 found.0, found.1
             )));
         }
-        let indices = |name: &str, limit: usize| {
-            let name = format!("{path}.{name}");
-            let indices = self.checkpoint.tensors.read_u32(&name)?;
-            let ascending = indices.windows(2).all(|pair| pair[0] < pair[1]);
-            if !ascending || indices.last().is_some_and(|&last| last as usize >= limit) {
-                return Err(Error::Compact(format!("{name}: expected ascending indices below {limit}")));
-            }
-            self.used.borrow_mut().insert(name);
-            Ok(indices)
-        };
+        let compact = self.checkpoint.config.compact.as_ref().expect("only called for compact checkpoints");
+        let found = compact.read(&self.checkpoint.tensors, path)?;
+        let parts = ["weight", "bias", "kept_rows", "kept_columns"].map(|part| format!("{path}.{part}"));
+        let [weight_name, bias_name, ..] = parts.clone();
+        self.used.borrow_mut().extend(parts);
         let kept = Kept {
-            rows: indices("kept_rows", shape.0)?,
-            columns: indices("kept_columns", shape.1)?,
+            rows: found.kept_rows,
+            columns: found.kept_columns,
             scatter_rows: wired.row_space == Space::Residual,
             gather_columns: wired.column_space == Space::Residual,
         };
         let (rows, columns) = (kept.rows.len(), kept.columns.len());
-        let weight = self.read(&format!("{path}.weight"), Group::Weight, &[rows, columns])?;
-        let bias = self.read(&format!("{path}.bias"), Group::Bias, &[rows])?;
-        Ok(Projection::compact(path, weight, Some(bias), shape, kept, needs))
+        let weight = Parameter::frozen(weight_name, Group::Weight, &[rows, columns], found.weight);
+        let bias = found.bias.map(|bias| Parameter::frozen(bias_name, Group::Bias, &[rows], bias));
+        Ok(Projection::compact(path, weight, bias, shape, kept, needs))
     }
 
     fn head(&self) -> Result<Head, Error> {
@@ -343,15 +327,13 @@ impl Loader<'_> {
             self.shape(&weight_name).is_some_and(|shape| shape.len() == 2 && shape[1] == columns && shape[0] == rows);
         let other_labels =
             self.options.labels.is_some() && self.shape(&weight_name).is_some_and(|shape| shape[0] != rows);
-        let (weight, bias) = if fits || (self.find(&weight_name).is_some() && !other_labels) {
+        let (weight, bias) = if fits || (self.checkpoint.find(&weight_name).is_some() && !other_labels) {
             (self.read(&weight_name, Group::Head, &[rows, columns])?, self.read(&bias_name, Group::Head, &[rows])?)
         } else {
-            self.used.borrow_mut().extend([&weight_name, &bias_name].into_iter().filter_map(|name| self.find(name)));
+            self.used.borrow_mut().extend([&weight_name, &bias_name].into_iter().filter_map(|name| self.checkpoint.find(name)));
             self.initialised.borrow_mut().extend([weight_name.clone(), bias_name.clone()]);
-            let raw = &self.checkpoint.config.raw;
-            let std = raw.get("initializer_range").and_then(serde_json::Value::as_f64).unwrap_or(0.02);
             let mut value = vec![0.0; rows * columns];
-            random::fill_normal(random::derive(self.options.seed, &weight_name), 0.0, std as f32, &mut value);
+            random::fill_normal(random::derive(self.options.seed, &weight_name), 0.0, self.checkpoint.config.initializer_range, &mut value);
             (
                 Parameter::frozen(weight_name, Group::Head, &[rows, columns], value),
                 Parameter::frozen(bias_name, Group::Head, &[rows], vec![0.0; rows]),
@@ -400,8 +382,9 @@ fn heads(count: usize, dimension: usize, query: Option<&Kept>, value: Option<&Ke
 fn activation(name: ActivationName) -> Activation {
     match name {
         ActivationName::Gelu => Activation::Gelu,
-        ActivationName::GeluTanh => Activation::GeluTanh,
+        ActivationName::GeluNew => Activation::GeluTanh,
         ActivationName::Relu => Activation::Relu,
         ActivationName::Silu => Activation::Silu,
+        ActivationName::Tanh => Activation::Tanh,
     }
 }

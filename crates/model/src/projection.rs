@@ -358,13 +358,10 @@ impl Projection {
             }
             return;
         };
-        // y = ω_r z, so Σ d_y z = (Σ d_y y) / ω_r; a closed row gets no gradient.
         scratch.clear();
         scratch.resize(out_features, 0.0);
         reduce::column_dot(d_y, y, rows, out_features, out_features, scratch);
-        for (&row, &value) in gates.rows.open().iter().zip(gates.rows.open_values()) {
-            gates.rows.d_values[row as usize] += scratch[row as usize] / value;
-        }
+        gates.rows.add_output_products(scratch);
         // The gradient of the gated input, zero at closed columns.
         scratch.clear();
         scratch.resize(rows * in_features, 0.0);
