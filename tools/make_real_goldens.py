@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 import torch
+import transformers
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -28,10 +29,12 @@ MAX_LENGTH = 512
 FIRST_STREAM = 1_000_000
 
 
-def load_with_head(folder, dtype):
+def load_with_head(folder, dtype, classes=CLASSES):
     """The checkpoint as a classifier in evaluation mode, its head filled in; returns it and the head's recipe."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     model, report = AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=CLASSES, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
+        folder, num_labels=classes, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
     )
     recipe = []
     for place, name in enumerate(sorted(report["missing_keys"])):

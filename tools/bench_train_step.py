@@ -1,0 +1,117 @@
+"""Times one training step of PyTorch in f32 on a GLUE task: gates as in tools/gates.py, or biases and head alone.
+
+    python tools/bench_train_step.py --model MINILM_FOLDER --data GLUE_FOLDER [--task mrpc] [--steps 40]
+
+The recipe is METHOD.md's: batches of 16 in the file's order, padded to the longest text of the batch, dropout as in the
+checkpoint, gates (or none), biases of gated layers and head trained by AdamW. Texts are tokenized and padded before the
+clock starts. PyTorch gets what helps it without changing the method: fused attention and optimizer, one noise draw a step,
+gradients only where something trains. Prints one JSON object.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+
+import torch
+import transformers
+
+import glue
+from training import Trainee, pad, tokenize
+
+LEARNING_RATE = 1e-3
+TARGET_SPARSITY, PENALTY_WEIGHT = 0.4, 50.0
+
+
+def time_steps(method, arguments, batches):
+    """Milliseconds of each timed step, warm-up excluded."""
+    torch.manual_seed(arguments.seed)
+    trainee = Trainee(arguments.model, glue.classes_of(arguments.task), method, arguments.attention)
+    trainee.model.train()
+    optimizer = trainee.optimizer({group: LEARNING_RATE for group in trainee.groups})
+    elapsed_ms, losses = [], []
+    for number in range(arguments.warmup + arguments.steps):
+        batch, labels = batches[number % len(batches)]
+        labels = trainee.labels(labels)
+        started = time.perf_counter()
+        task, _ = trainee.step(optimizer, batch, labels, TARGET_SPARSITY, PENALTY_WEIGHT, arguments.kurtosis)
+        losses.append(float(task))
+        elapsed_ms.append((time.perf_counter() - started) * 1e3)
+    return elapsed_ms[arguments.warmup :], losses[arguments.warmup :]
+
+
+def report(elapsed_ms, losses, arguments, batches):
+    timed = [batches[(arguments.warmup + number) % len(batches)][0] for number in range(len(elapsed_ms))]
+    sequences = sum(batch["input_ids"].shape[0] for batch in timed)
+    tokens = sum(int(batch["attention_mask"].sum()) for batch in timed)
+    padded = sum(batch["input_ids"].numel() for batch in timed)
+    seconds = sum(elapsed_ms) / 1e3
+    return {
+        "median_ms": round(statistics.median(elapsed_ms), 2),
+        "mean_ms": round(statistics.fmean(elapsed_ms), 2),
+        "minimum_ms": round(min(elapsed_ms), 2),
+        "sequences_per_second": round(sequences / seconds, 2),
+        "tokens_per_second": round(tokens / seconds, 1),
+        "tokens_a_step": round(tokens / len(timed), 1),
+        "padded_tokens_a_step": round(padded / len(timed), 1),
+        "last_task_loss": round(losses[-1], 4),
+    }
+
+
+def cpu_name():
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of the checkpoint")
+    parser.add_argument("--data", required=True, help="folder that holds GLUE's tasks")
+    parser.add_argument("--task", choices=glue.TASKS, default="mrpc")
+    parser.add_argument("--methods", nargs="+", choices=("gates", "bitfit"), default=["gates", "bitfit"])
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--warmup", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--attention", choices=("sdpa", "eager"), default="sdpa")
+    parser.add_argument("--kurtosis", action="store_true", help="the kurtosis-informed penalty")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+    needed = (arguments.steps + arguments.warmup) * arguments.batch_size
+    texts, pairs, labels = glue.read_split(arguments.data, arguments.task, "train")
+    texts, pairs, labels = texts[:needed], pairs and pairs[:needed], labels[:needed]
+    tokenizer, examples = tokenize(arguments.model, texts, pairs, arguments.max_length)
+    size = arguments.batch_size
+    batches = [
+        (pad(tokenizer, examples[start : start + size]), labels[start : start + size])
+        for start in range(0, len(examples) - size + 1, size)
+    ]
+    result = {
+        "task": arguments.task,
+        "model": arguments.model.rstrip("/").rsplit("/", 1)[-1],
+        "batch_size": size,
+        "steps": arguments.steps,
+        "threads": torch.get_num_threads(),
+        "precision": "f32",
+        "attention": arguments.attention,
+        "kurtosis": arguments.kurtosis,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "cpu": cpu_name(),
+    }
+    for method in arguments.methods:
+        result[method] = report(*time_steps(method, arguments, batches), arguments, batches)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Training of gates (METHOD.md, sections 1 to 4) or of biases alone in PyTorch: what the reference scripts share."""
+
+import torch
+from torch.nn import functional
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import gates
+
+
+class Trainee:
+    """A checkpoint with a fresh head whose gates, biases of gated layers and head train; nothing else has a gradient.
+
+    `method` is `gates` or `bitfit`; the latter is the same without gates.
+    """
+
+    def __init__(self, folder, classes, method, attention="sdpa", gate_init_std=0.1):
+        self.model = AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=classes, attn_implementation=attention, dtype=torch.float32
+        )
+        self.regression = classes == 1
+        self.model.requires_grad_(False)
+        paths = gates.gated_paths(self.model)
+        self.layers = gates.add_gates(self.model, init_std=gate_init_std) if method == "gates" else {}
+        base = self.model.base_model_prefix + "."
+        self.groups = {"gate": [], "bias": [], "head": []}
+        for name, parameter in self.model.named_parameters():
+            path, _, kind = name.rpartition(".")
+            if kind.startswith("finegates_"):
+                group = "gate"
+            elif path in paths and kind == "bias":
+                group = "bias"
+            elif not name.startswith(base) or ".pooler." in name:
+                group = "head"
+            else:
+                continue
+            self.groups[group].append(parameter.requires_grad_(True))
+
+    def optimizer(self, rates, weight_decay=0.01):
+        """AdamW, no decay on gates; `rates` maps a group to its learning rate."""
+        return torch.optim.AdamW(
+            [
+                dict(params=parameters, lr=rates[group], weight_decay=0.0 if group == "gate" else weight_decay)
+                for group, parameters in self.groups.items()
+                if parameters
+            ],
+            fused=True,
+        )
+
+    def step(self, optimizer, batch, labels, target_sparsity, penalty_weight, kurtosis=False, noise_std=0.1):
+        """One training step; gives the losses of task and penalty as tensors."""
+        penalty = None
+        if self.layers:
+            gates.draw_noise(self.layers, noise_std)
+            gates.set_token_mask(self.layers, batch["attention_mask"] if kurtosis else None)
+        loss = task = self.loss(self.model(**batch).logits, labels)
+        if self.layers:
+            penalty = gates.penalty(self.layers, target_sparsity, penalty_weight, kurtosis)
+            loss = task + penalty
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return task.detach(), None if penalty is None else penalty.detach()
+
+    def loss(self, logits, labels):
+        if self.regression:
+            return functional.mse_loss(logits.squeeze(-1), labels)
+        return functional.cross_entropy(logits, labels)
+
+    def labels(self, labels):
+        return torch.tensor(labels, dtype=torch.float32 if self.regression else torch.long)
+
+    @torch.inference_mode()
+    def logits(self, batches):
+        """Logits at evaluation, in the order of the batches."""
+        self.model.eval()
+        gates.clear_noise(self.layers)
+        gates.set_token_mask(self.layers, None)
+        found = torch.cat([self.model(**batch).logits for batch in batches])
+        self.model.train()
+        return found
+
+    @torch.no_grad()
+    def removed(self):
+        """The share of the gated layers' parameters in a row or a column that is closed at evaluation."""
+        total = kept = 0
+        gates.clear_noise(self.layers)
+        for layer in self.layers.values():
+            rows, columns = layer.gates()
+            total += layer.weight.numel()
+            kept += int((rows > 0).sum()) * int((columns > 0).sum())
+        return (total - kept) / total if total else 0.0
+
+
+def tokenize(folder, texts, pairs, max_length):
+    """Lists of token ids (and segments) a text, without padding."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    encoded = tokenizer(texts, pairs, truncation="longest_first", max_length=max_length, return_attention_mask=False)
+    return tokenizer, [dict(zip(encoded, values)) for values in zip(*encoded.values())]
+
+
+def pad(tokenizer, examples):
+    """A batch padded to its longest text."""
+    return dict(tokenizer.pad(examples, padding="longest", return_tensors="pt"))
