@@ -29,8 +29,8 @@ fn folder_is_complete_and_nothing_else_stays_beside_it() {
     let place = tempfile::tempdir().unwrap();
     let destination = place.path().join("deep").join("compact");
     let tokenizer = ["vocab.txt", "tokenizer_config.json"].map(|name| folder("bert").join(name));
-    let report =
-        some_closed("bert").compress_with(&destination, |request| request.tokenizer_files = &tokenizer).unwrap();
+    let tiny = some_closed("bert");
+    let report = tiny.compress_with(&destination, |request| request.tokenizer_files = &tokenizer).unwrap();
     let expected = ["compression.json", "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"];
     assert_eq!(names(&destination), expected);
     assert_eq!(names(&place.path().join("deep")), ["compact"]);
@@ -68,7 +68,10 @@ fn config_keeps_every_key_and_takes_the_labels_given() {
     let place = tempfile::tempdir().unwrap();
     let destination = place.path().join("compact");
     let labels = ["no".to_owned(), "yes".to_owned()];
-    some_closed("bert").compress_with(&destination, |request| request.labels = &labels).unwrap();
+    let three = vec![String::new(); 3];
+    let other = place.path().join("other");
+    let tiny = some_closed("bert");
+    tiny.compress_with(&destination, |request| request.labels = &labels).unwrap();
     let original = Config::read(&folder("bert")).unwrap();
     let compact = Config::read(&destination).unwrap();
     assert_eq!(compact.labels, labels);
@@ -78,8 +81,7 @@ fn config_keeps_every_key_and_takes_the_labels_given() {
             assert_eq!(compact.raw.get(key), Some(value), "{key}");
         }
     }
-    let three = vec![String::new(); 3];
-    let refused = some_closed("bert").compress_with(&place.path().join("other"), |request| request.labels = &three);
+    let refused = tiny.compress_with(&other, |request| request.labels = &three);
     assert!(matches!(refused, Err(Error::Labels { expected: 2, found: 3 })));
     assert_eq!(names(place.path()), ["compact"]);
 }
@@ -158,13 +160,13 @@ fn base_checkpoint_is_never_overwritten() {
 fn failure_leaves_nothing_behind() {
     let place = tempfile::tempdir().unwrap();
     let destination = place.path().join("compact");
+    let outside = [Batch::new([(&[u32::MAX][..], &[0][..])])];
+    let missing = [folder("bert").join("no such file")];
     let tiny = some_closed("bert");
     let none = tiny.compress_with(&destination, |request| request.probe = &[]);
     assert!(matches!(none, Err(Error::EmptyProbe)));
-    let outside = [Batch::new([(&[u32::MAX][..], &[0][..])])];
     let outside = tiny.compress_with(&destination, |request| request.probe = &outside);
     assert!(matches!(outside, Err(Error::Model(_))));
-    let missing = [folder("bert").join("no such file")];
     let missing = tiny.compress_with(&destination, |request| request.tokenizer_files = &missing);
     assert!(matches!(missing, Err(Error::Folder { .. })));
     assert_eq!(names(place.path()), [""; 0]);
@@ -187,10 +189,8 @@ fn model_that_cannot_shrink_is_refused_with_the_reason() {
     let full = tiny.compress_with(&destination, |request| request.method = Method::Full).unwrap_err();
     assert!(full.to_string().contains("nothing to remove"), "{full}");
     tiny.compress(&destination).unwrap();
-    let again = Tiny {
-        base: finegates_checkpoint::checkpoint::Checkpoint::open(&destination).unwrap(),
-        model: reload(&destination),
-    };
+    let base = finegates_checkpoint::checkpoint::Checkpoint::open(&destination).unwrap();
+    let again = Tiny::new(base, reload(&destination));
     let error = again.compress(&place.path().join("again")).unwrap_err();
     assert!(error.to_string().contains("already compact"), "{error}");
 }
@@ -200,6 +200,6 @@ fn model_without_its_weights_says_how_to_load_it() {
     let place = tempfile::tempdir().unwrap();
     let base = checkpoint("bert");
     let (model, _) = Model::load(&base, &LoadOptions::default()).unwrap();
-    let error = Tiny { base, model }.compress(&place.path().join("compact")).unwrap_err();
+    let error = Tiny::new(base, model).compress(&place.path().join("compact")).unwrap_err();
     assert!(error.to_string().contains("keep_weights"), "{error}");
 }

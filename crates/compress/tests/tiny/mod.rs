@@ -45,13 +45,19 @@ pub fn adapter(wiring: &Wiring, theta: &mut dyn FnMut(usize, &str, usize) -> Opt
 pub struct Tiny {
     pub base: Checkpoint,
     pub model: Model,
+    pub probe: Vec<Batch>,
 }
 
 impl Tiny {
+    pub fn new(base: Checkpoint, model: Model) -> Tiny {
+        let probe = synthetic_probe(&model);
+        Tiny { base, model, probe }
+    }
+
     pub fn load(family: &str) -> Tiny {
         let base = checkpoint(family);
         let (model, _) = Model::load(&base, &LoadOptions { keep_weights: true, ..LoadOptions::default() }).unwrap();
-        Tiny { base, model }
+        Tiny::new(base, model)
     }
 
     /// With gates; see [`adapter`].
@@ -67,15 +73,18 @@ impl Tiny {
     }
 
     /// Compresses by a request that `change` has altered.
-    pub fn compress_with(&self, destination: &Path, change: impl FnOnce(&mut Request<'_>)) -> Result<Report, Error> {
-        let probe = synthetic_probe(&self.model);
+    pub fn compress_with<'a>(
+        &'a self,
+        destination: &'a Path,
+        change: impl FnOnce(&mut Request<'a>),
+    ) -> Result<Report, Error> {
         let mut request = Request {
             base: &self.base,
             model: &self.model,
             method: Method::Gates,
             labels: &[],
             tokenizer_files: &[],
-            probe: &probe,
+            probe: &self.probe,
             source: Source { base: "tiny".to_owned(), adapter: None, method: "gates".to_owned() },
             destination,
             overwrite: false,
