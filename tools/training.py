@@ -13,7 +13,7 @@ class Trainee:
     `method` is `gates` or `bitfit`; the latter is the same without gates.
     """
 
-    def __init__(self, folder, classes, method, attention="sdpa", gate_init_std=0.1):
+    def __init__(self, folder, classes, method, attention="eager", gate_init_std=0.1):
         self.model = AutoModelForSequenceClassification.from_pretrained(
             folder, num_labels=classes, attn_implementation=attention, dtype=torch.float32
         )
@@ -21,6 +21,11 @@ class Trainee:
         self.model.requires_grad_(False)
         paths = gates.gated_paths(self.model)
         self.layers = gates.add_gates(self.model, init_std=gate_init_std) if method == "gates" else {}
+        self.vectors = [layer.finegates_rows for layer in self.layers.values()]
+        self.vectors += [layer.finegates_columns for layer in self.layers.values()]
+        counts = torch.tensor([vector.numel() for vector in self.vectors])
+        self.vector_of_gate = torch.repeat_interleave(torch.arange(len(self.vectors)), counts)
+        self.share_of_gate = torch.repeat_interleave(1.0 / counts, counts)
         base = self.model.base_model_prefix + "."
         self.groups = {"gate": [], "bias": [], "head": []}
         for name, parameter in self.model.named_parameters():
@@ -54,12 +59,20 @@ class Trainee:
             gates.set_token_mask(self.layers, batch["attention_mask"] if kurtosis else None)
         loss = task = self.loss(self.model(**batch).logits, labels)
         if self.layers:
-            penalty = gates.penalty(self.layers, target_sparsity, penalty_weight, kurtosis)
+            penalty = self.penalty(target_sparsity, penalty_weight, kurtosis)
             loss = task + penalty
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return task.detach(), None if penalty is None else penalty.detach()
+
+    def penalty(self, target_sparsity, weight, kurtosis):
+        """gates.penalty; without kurtosis for all vectors at once, which spares hundreds of small operations a step."""
+        if kurtosis:
+            return gates.penalty(self.layers, target_sparsity, weight, kurtosis)
+        shares = gates.open_probability(torch.cat(self.vectors)) * self.share_of_gate
+        means = torch.zeros(len(self.vectors)).index_add(0, self.vector_of_gate, shares)
+        return weight * (means - (1.0 - target_sparsity)).abs().mean()
 
     def loss(self, logits, labels):
         if self.regression:
