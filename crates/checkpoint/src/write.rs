@@ -88,7 +88,8 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn sync_tree(folder: &Path) -> Result<(), Error> {
+/// Makes everything below `folder` survive a power cut.
+pub(crate) fn sync_tree(folder: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(folder).map_err(Error::io(folder, "list"))? {
         let entry = entry.map_err(Error::io(folder, "list"))?;
         let path = entry.path();

@@ -1,6 +1,6 @@
 //! Weights in several files: the index that says which tensor lies in which, and what to say when there are none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path};
 
@@ -18,9 +18,7 @@ struct Index {
 
 /// Opens the shards that `path` lists; they must lie in `folder` itself.
 pub(super) fn open(folder: &Path, path: &Path) -> Result<TensorFile, Error> {
-    let text = read_json_text(path)?;
-    let index: Index = serde_json::from_str(&text)
-        .map_err(|error| Error::Json { path: path.to_path_buf(), reason: shorten(&error.to_string()) })?;
+    let index = read(path)?;
     let mut shards = Vec::new();
     let mut headers = Vec::new();
     let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
@@ -54,6 +52,17 @@ pub(super) fn open(folder: &Path, path: &Path) -> Result<TensorFile, Error> {
         entries.insert(name.clone(), (number, entry));
     }
     Ok(TensorFile { path: path.to_path_buf(), shards, entries, metadata: BTreeMap::new() })
+}
+
+/// The names of the shards an index lists, each a plain file name.
+pub(crate) fn shard_names(path: &Path) -> Result<BTreeSet<String>, Error> {
+    let index = read(path)?;
+    index.weight_map.iter().map(|(name, file)| Ok(plain_name(path, name, file)?.to_owned())).collect()
+}
+
+fn read(path: &Path) -> Result<Index, Error> {
+    let text = read_json_text(path)?;
+    serde_json::from_str(&text).map_err(|error| Error::Json { path: path.to_path_buf(), reason: shorten(&error.to_string()) })
 }
 
 /// `file` when it is a plain file name, an error when it could lead outside the folder.
