@@ -23,7 +23,7 @@ class Trainee:
         self.layers = gates.add_gates(self.model, init_std=gate_init_std) if method == "gates" else {}
         self.vectors = [layer.finegates_rows for layer in self.layers.values()]
         self.vectors += [layer.finegates_columns for layer in self.layers.values()]
-        counts = torch.tensor([vector.numel() for vector in self.vectors])
+        counts = torch.tensor([vector.numel() for vector in self.vectors], dtype=torch.long)
         self.vector_of_gate = torch.repeat_interleave(torch.arange(len(self.vectors)), counts)
         self.share_of_gate = torch.repeat_interleave(1.0 / counts, counts)
         base = self.model.base_model_prefix + "."
