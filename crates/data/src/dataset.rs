@@ -113,6 +113,31 @@ impl Dataset {
         Ok(Dataset { task: options.task, labels, train, validation })
     }
 
+    /// Numbers the classes as `names` does, if those are the same names apart from case; a head that was trained on them then fits.
+    /// Returns whether anything changed.
+    pub fn match_order(&mut self, names: &[String]) -> bool {
+        let Labels::Classes { names: own, .. } = &mut self.labels else { return false };
+        let place = |name: &String| names.iter().position(|other| other.to_lowercase() == name.to_lowercase());
+        let places: Option<Vec<usize>> = own.iter().map(place).collect();
+        let Some(places) = places.filter(|places| places.len() == names.len()) else { return false };
+        let mut reordered = own.clone();
+        let mut filled = vec![false; own.len()];
+        for (name, &place) in own.iter().zip(&places) {
+            reordered[place].clone_from(name);
+            filled[place] = true;
+        }
+        if places.iter().enumerate().all(|(class, &place)| class == place) || filled.contains(&false) {
+            return false;
+        }
+        *own = reordered;
+        for example in self.validation.iter_mut().chain([&mut self.train]).flat_map(|split| &mut split.examples) {
+            if let Label::Class(class) = &mut example.label {
+                *class = u32::try_from(places[*class as usize]).unwrap_or(*class);
+            }
+        }
+        true
+    }
+
     /// A number that changes when any text, label or split does: 64-bit FNV-1a over all of them.
     pub fn fingerprint(&self) -> u64 {
         let mut hash = Fingerprint(0xcbf2_9ce4_8422_2325);

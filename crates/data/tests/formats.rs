@@ -225,6 +225,20 @@ fn a_fraction_is_kept_aside_the_same_each_time() {
 }
 
 #[test]
+fn classes_are_numbered_as_a_trained_head_has_them() {
+    let folder = folder(&[("a.csv", "text,label\na,no\nb,yes\nc,maybe\n")]);
+    let mut dataset = Dataset::load(&options(&folder, "a.csv", &["a.csv"])).unwrap();
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    assert!(!dataset.match_order(&names(&["YES", "NO"])));
+    assert!(!dataset.match_order(&names(&["MAYBE", "NO", "YES"])));
+    assert!(!dataset.match_order(&names(&["x", "NO", "YES"])));
+    assert_eq!(labels(&dataset), [1, 2, 0]);
+    assert!(dataset.match_order(&names(&["YES", "MAYBE", "NO"])));
+    assert_eq!(dataset.labels.names().unwrap(), ["yes", "maybe", "no"]);
+    assert_eq!(labels(&dataset), [2, 0, 1]);
+}
+
+#[test]
 fn rows_stream_in_order_with_every_format() {
     let folder = folder(&[
         ("a.txt", "first\n\nthird, \"quoted\"\tand a tab"),

@@ -1,0 +1,113 @@
+//! Why a run cannot start or go on.
+
+use std::path::PathBuf;
+
+use crate::recipe::RecipeError;
+
+/// An error of training.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The recipe cannot be used.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// The data cannot be used.
+    #[error(transparent)]
+    Data(#[from] finegates_data::Error),
+    /// The checkpoint, its tokenizer or an adapter cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] finegates_checkpoint::Error),
+    /// The model cannot be loaded or run.
+    #[error(transparent)]
+    Model(#[from] finegates_model::Error),
+    /// A file or folder of the run cannot be read or written.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The run folder has something in it.
+    #[error("{}: not empty; go on with --resume, start anew with --overwrite, or name another folder", path.display())]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// There is no run to go on with.
+    #[error("{}: no run to resume, recipe.toml is not there; start one without --resume", path.display())]
+    NothingToResume {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another process trains in the folder.
+    #[error("{}: another process is training in this folder", path.display())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A resumed run was given other settings.
+    #[error("{}: a run resumes with its own recipe, but these settings differ: {}; leave them out, or start another run", path.display(), differences.join("; "))]
+    RecipeChanged {
+        /// The run folder.
+        path: PathBuf,
+        /// The settings with both values.
+        differences: Vec<String>,
+    },
+    /// What a resumed run starts from is not what it was.
+    #[error("{}: the {what} changed since the run began (fingerprint was {expected}, is {found}); put the old back, or start another run", path.display())]
+    InputChanged {
+        /// The run folder.
+        path: PathBuf,
+        /// `data` or `base model`.
+        what: &'static str,
+        /// The fingerprint the run began with.
+        expected: String,
+        /// The fingerprint now.
+        found: String,
+    },
+    /// The saved state cannot be used.
+    #[error("{}: {problem}", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// A loss or a gradient became infinite or not a number.
+    #[error(
+        "step {step}: the {what} is {value}; the state before this step was saved, but going on would end here again: start another run with lower learning rates, clip_norm 1, or another seed"
+    )]
+    NotFinite {
+        /// The step that was being made, from 1.
+        step: u64,
+        /// `loss`, `penalty` or `gradient`.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+    },
+    /// No training example.
+    #[error("no training examples are left; is max_train_rows too small?")]
+    NoExamples,
+    /// The metric that is to decide is not one of this data set's.
+    #[error("best_metric: expected one of {}, found {found}", known.join(", "))]
+    UnknownMetric {
+        /// The metric asked for.
+        found: String,
+        /// Those there are.
+        known: Vec<String>,
+    },
+    /// The threads could not be started.
+    #[error("threads: {0}")]
+    Threads(String),
+}
+
+impl Error {
+    /// Wraps an error of the system.
+    pub(crate) fn io(path: &std::path::Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.to_owned();
+        move |source| Error::Io { path, action, source }
+    }
+}

@@ -1,0 +1,291 @@
+//! The run folder: what is in it, who may write to it, and how the trained model is put there.
+//!
+//! `adapter` (or `model`, for full fine-tuning) and `best` are complete in themselves: the tensors with a config that names the labels,
+//! and the tokenizer. Only the tensors change during a run, and they are replaced as one file.
+
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use finegates_checkpoint::adapter::TargetModules;
+use finegates_checkpoint::write::{replace_folder, write_atomic};
+use finegates_checkpoint::{Adapter, AdapterConfig, Config, TensorToWrite, Tokenizer, write_tensors};
+use finegates_data::Labels;
+use finegates_model::{Method, Model};
+use serde_json::{Value, json};
+
+use crate::error::Error;
+use crate::recipe::Recipe;
+use crate::state::STATE_FILE;
+
+/// How a run begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// In an empty folder, or one that is made.
+    #[default]
+    New,
+    /// Where it stopped.
+    Resume,
+    /// Anew, after removing what an earlier run left in the folder.
+    Overwrite,
+}
+
+/// A run folder that this process alone writes to.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// Everything a run writes, by its name in the folder.
+const CONTENTS: [&str; 7] = ["recipe.toml", "metrics.jsonl", "summary.json", "adapter", "model", "best", "state"];
+
+impl RunFolder {
+    /// Takes the folder for this process.
+    ///
+    /// # Errors
+    /// [`Error::NotEmpty`], [`Error::NothingToResume`], [`Error::Locked`], [`Error::Io`].
+    pub fn open(path: &Path, mode: Mode) -> Result<RunFolder, Error> {
+        let path = std::path::absolute(path).map_err(Error::io(path, "find"))?;
+        let recipe_is_there = path.join("recipe.toml").is_file();
+        match mode {
+            Mode::Resume if !recipe_is_there => return Err(Error::NothingToResume { path }),
+            Mode::New if !empty(&path)? => return Err(Error::NotEmpty { path }),
+            _ => {}
+        }
+        let state = path.join("state");
+        std::fs::create_dir_all(&state).map_err(Error::io(&state, "make"))?;
+        let lock_path = state.join("lock");
+        let lock = File::create(&lock_path).map_err(Error::io(&lock_path, "make"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::Locked { path }),
+            // A file system without locks: nothing can be said about other processes.
+            Err(TryLockError::Error(_)) => {}
+        }
+        let folder = RunFolder { path, _lock: lock };
+        match mode {
+            Mode::New => {}
+            Mode::Resume => folder.sweep()?,
+            Mode::Overwrite => folder.clear()?,
+        }
+        Ok(folder)
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `recipe.toml`.
+    pub fn recipe(&self) -> PathBuf {
+        self.path.join("recipe.toml")
+    }
+
+    /// `metrics.jsonl`.
+    pub fn journal(&self) -> PathBuf {
+        self.path.join("metrics.jsonl")
+    }
+
+    /// `summary.json`.
+    pub fn summary(&self) -> PathBuf {
+        self.path.join("summary.json")
+    }
+
+    /// The file a run resumes from.
+    pub fn state(&self) -> PathBuf {
+        self.path.join("state").join(STATE_FILE)
+    }
+
+    /// The folder of the last model: `adapter`, or `model` where everything trains.
+    pub fn last(&self, method: Method) -> PathBuf {
+        self.path.join(if method == Method::Full { "model" } else { "adapter" })
+    }
+
+    /// The folder of the best model.
+    pub fn best(&self) -> PathBuf {
+        self.path.join("best")
+    }
+
+    /// Removes what an earlier run left; files it did not write stay.
+    fn clear(&self) -> Result<(), Error> {
+        for name in CONTENTS {
+            let path = self.path.join(name);
+            if name == "state" {
+                remove(&path.join(STATE_FILE))?;
+            } else {
+                remove(&path)?;
+            }
+        }
+        self.sweep()
+    }
+
+    /// Removes what a killed process left half-written.
+    fn sweep(&self) -> Result<(), Error> {
+        let inner = ["adapter", "model", "best", "state"].map(|name| self.path.join(name));
+        for folder in std::iter::once(&self.path).chain(&inner).filter(|folder| folder.is_dir()) {
+            let failed = |action| Error::io(folder, action);
+            for entry in std::fs::read_dir(folder).map_err(failed("read"))? {
+                let entry = entry.map_err(failed("read"))?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if name.starts_with('.') && (name.ends_with(".tmp") || name.ends_with(".new")) {
+                    remove(&entry.path())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn empty(path: &Path) -> Result<bool, Error> {
+    match std::fs::read_dir(path) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(Error::io(path, "read")(error)),
+    }
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    let removed = match path.is_dir() {
+        true => std::fs::remove_dir_all(path),
+        false => std::fs::remove_file(path),
+    };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, "remove")(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes trained models into folders of a run.
+#[derive(Debug)]
+pub struct ModelWriter {
+    method: Method,
+    config_json: String,
+    adapter_config: AdapterConfig,
+    tokenizer_files: Vec<PathBuf>,
+}
+
+impl ModelWriter {
+    /// Prepares what is the same for all models of a run.
+    pub fn new(recipe: &Recipe, config: &Config, labels: &Labels, model: &Model, tokenizer: &Tokenizer) -> ModelWriter {
+        ModelWriter {
+            method: *recipe.method,
+            config_json: config_json(config, labels),
+            adapter_config: AdapterConfig {
+                target_sparsity: recipe.target_sparsity,
+                sparsity_loss_weight: recipe.sparsity_weight,
+                gate_init_mean: recipe.gate_init_mean,
+                gate_init_std: recipe.gate_init_std,
+                gate_noise_std: recipe.gate_noise_std,
+                bias: "finegates_only".to_owned(),
+                target_modules: Some(TargetModules::Names(target_modules(model))),
+                modules_to_save: head_modules(model),
+                task_type: Some("SEQ_CLS".to_owned()),
+                base_model_name_or_path: Some(recipe.model.clone()),
+                extra: serde_json::Map::new(),
+            },
+            tokenizer_files: tokenizer.files(),
+        }
+    }
+
+    /// Writes the model into `folder`. The folder appears with everything in it; in one that is there, only the tensors are replaced.
+    ///
+    /// # Errors
+    /// A folder that cannot be written, a tensor that is not finite.
+    pub fn write(&self, model: &Model, folder: &Path) -> Result<(), Error> {
+        if folder.is_dir() {
+            return self.write_tensors(model, folder);
+        }
+        let mut name = std::ffi::OsString::from(".");
+        name.push(folder.file_name().unwrap_or_default());
+        name.push(".new");
+        let beside = folder.with_file_name(name);
+        remove(&beside)?;
+        std::fs::create_dir_all(&beside).map_err(Error::io(&beside, "make"))?;
+        write_atomic(&beside.join("config.json"), self.config_json.as_bytes())?;
+        for file in &self.tokenizer_files {
+            let copy = beside.join(file.file_name().unwrap_or_default());
+            std::fs::copy(file, &copy).map_err(Error::io(file, "copy"))?;
+        }
+        self.write_tensors(model, &beside)?;
+        Ok(replace_folder(&beside, folder)?)
+    }
+
+    fn write_tensors(&self, model: &Model, folder: &Path) -> Result<(), Error> {
+        if self.method != Method::Full {
+            let adapter = Adapter { config: self.adapter_config.clone(), tensors: model.adapter_tensors() };
+            return Ok(adapter.write(folder)?);
+        }
+        let tensors = model.all_tensors();
+        let tensors: Vec<_> = tensors
+            .iter()
+            .map(|(name, tensor)| TensorToWrite::f32(name.as_str(), tensor.shape.as_slice(), &tensor.data))
+            .collect();
+        let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        Ok(write_tensors(&folder.join("model.safetensors"), &tensors, &metadata)?)
+    }
+}
+
+/// The base model's config with the labels of the run.
+fn config_json(config: &Config, labels: &Labels) -> String {
+    let mut raw = config.raw.clone();
+    let names: Vec<String> = match labels.names() {
+        Some(names) => names.to_vec(),
+        None => vec!["LABEL_0".to_owned()],
+    };
+    let ids = names.iter().enumerate().map(|(id, name)| (id.to_string(), Value::from(name.as_str())));
+    raw.insert("id2label".to_owned(), Value::Object(ids.collect()));
+    let ids = names.iter().enumerate().map(|(id, name)| (name.clone(), json!(id)));
+    raw.insert("label2id".to_owned(), Value::Object(ids.collect()));
+    raw.insert("num_labels".to_owned(), json!(names.len()));
+    let problem = if labels.names().is_some() { "single_label_classification" } else { "regression" };
+    raw.insert("problem_type".to_owned(), json!(problem));
+    raw.insert("architectures".to_owned(), json!([classifier_class(config)]));
+    format!("{:#}\n", Value::Object(raw))
+}
+
+/// What transformers calls the family's sequence classifier.
+fn classifier_class(config: &Config) -> &'static str {
+    use finegates_checkpoint::Family;
+    match config.family {
+        Family::Bert => "BertForSequenceClassification",
+        Family::Roberta => "RobertaForSequenceClassification",
+        Family::XlmRoberta => "XLMRobertaForSequenceClassification",
+        Family::DistilBert => "DistilBertForSequenceClassification",
+        Family::MpNet => "MPNetForSequenceClassification",
+    }
+}
+
+/// The gated modules as PEFT matches them: by the ends of their paths, without the layer's number.
+fn target_modules(model: &Model) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for projection in &model.wiring().projections {
+        let mut parts = projection.path.rsplit('.').collect::<Vec<_>>();
+        let layer = parts.iter().position(|part| part.parse::<usize>().is_ok()).unwrap_or(parts.len());
+        parts.truncate(layer);
+        parts.reverse();
+        let name = parts.join(".");
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// The modules of the head, as PEFT saves them whole.
+fn head_modules(model: &Model) -> Vec<String> {
+    let gated: Vec<&str> = model.wiring().projections.iter().map(|projection| projection.path.as_str()).collect();
+    let mut modules: Vec<String> = Vec::new();
+    for name in model.adapter_tensors().keys() {
+        let path = name.rsplit_once('.').map_or(name.as_str(), |(path, _)| path);
+        if gated.contains(&path) {
+            continue;
+        }
+        // A classifier of several layers is one module.
+        let module = if path.starts_with("classifier.") { "classifier" } else { path };
+        if modules.iter().all(|known| known != module) {
+            modules.push(module.to_owned());
+        }
+    }
+    modules
+}

@@ -1,0 +1,100 @@
+//! A model and its optimizer: the passes that make up one step of training (METHOD.md §3), without any notion of data sets or files.
+
+use finegates_kernels::loss;
+use finegates_model::{Batch, GateNoise, Model, Penalty};
+
+use crate::encoded::Targets;
+use crate::error::Error;
+use crate::optimizer::{LearningRates, Optimizer};
+
+/// One forward and backward pass of a step.
+pub struct PassInput<'a> {
+    /// The sequences.
+    pub batch: &'a Batch,
+    /// What is to be predicted for them.
+    pub targets: &'a Targets,
+    /// This pass's draw of the gates.
+    pub noise: GateNoise<'a>,
+    /// What the dropout masks follow from; none for no dropout.
+    pub dropout_key: Option<u64>,
+    /// The penalty, if it counts.
+    pub penalty: Option<&'a Penalty>,
+    /// The pass's share of the step.
+    pub share: f64,
+}
+
+/// The losses of one pass, or a step's as the mean of its passes'.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Losses {
+    /// Mean cross entropy or squared error.
+    pub task: f64,
+    /// The sparsity penalty, weight included.
+    pub penalty: f64,
+}
+
+/// A model in training.
+pub struct Learner {
+    /// The model.
+    pub model: Model,
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    d_logits: Vec<f32>,
+}
+
+impl Learner {
+    /// Puts both together.
+    pub fn new(model: Model, optimizer: Optimizer) -> Learner {
+        Learner { model, optimizer, d_logits: Vec::new() }
+    }
+
+    /// Runs a pass and adds its share of the gradients.
+    ///
+    /// # Errors
+    /// A batch the model cannot take; [`Error::NotFinite`] for a loss that is no number, in which case the gradients are to be dropped.
+    ///
+    /// # Panics
+    /// If targets and sequences differ in number, or a class is not one of the model's.
+    pub fn pass(&mut self, input: &PassInput<'_>) -> Result<Losses, Error> {
+        self.model.draw_gates(&input.noise);
+        let logits = self.model.forward_training(input.batch, input.dropout_key)?;
+        self.d_logits.resize(logits.len(), 0.0);
+        let share = input.share as f32;
+        let task = task_loss(&logits, self.model.classes(), input.targets, Some((&mut self.d_logits, share)));
+        self.check("loss", task)?;
+        self.model.backward(&self.d_logits);
+        let penalty = match input.penalty {
+            Some(penalty) => self.model.penalty(penalty, share),
+            None => 0.0,
+        };
+        self.check("penalty", penalty)?;
+        Ok(Losses { task, penalty })
+    }
+
+    /// Ends a step: one move of the optimizer along the gradients gathered. Returns their length.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] if they are not; the parameters are then as they were, and the gradients dropped.
+    pub fn update(&mut self, rates: &LearningRates) -> Result<f64, Error> {
+        let norm = Optimizer::gradient_norm(&mut self.model);
+        self.check("gradient", norm)?;
+        self.optimizer.step(&mut self.model, rates, norm);
+        Ok(norm)
+    }
+
+    fn check(&mut self, what: &'static str, value: f64) -> Result<(), Error> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        self.model.zero_gradients();
+        Err(Error::NotFinite { step: self.optimizer.steps + 1, what, value })
+    }
+}
+
+/// Mean cross entropy, or mean squared error of numbers; writes `share` times the gradient if asked to.
+pub fn task_loss(logits: &[f32], classes: usize, targets: &Targets, gradient: Option<(&mut [f32], f32)>) -> f64 {
+    let (d_logits, share) = gradient.map_or((None, 1.0), |(d_logits, share)| (Some(d_logits), share));
+    match targets {
+        Targets::Classes(labels) => loss::cross_entropy(logits, labels, classes, d_logits, share),
+        Targets::Values(values) => loss::mean_squared_error(logits, values, d_logits, share),
+    }
+}

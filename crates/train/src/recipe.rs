@@ -1,0 +1,242 @@
+//! The recipe of a run: every setting, where its value comes from, and `recipe.toml`.
+//!
+//! A [`PartialRecipe`] holds what someone said: flags, or a file. Layers are laid over each other with [`PartialRecipe::over`];
+//! [`PartialRecipe::resolve`] fills in the rest, and the resulting [`Recipe`] is written to the run folder in full.
+
+mod check;
+mod settings;
+
+use std::path::{Path, PathBuf};
+
+use finegates_data::{ColumnChoice, DatasetOptions, GlueTask};
+use finegates_model::{GateSettings, Method, Penalty};
+
+pub use settings::{PartialRecipe, Recipe, SETTINGS, Setting};
+
+/// Why a recipe cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecipeError {
+    /// The file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or a value is of the wrong kind.
+    #[error("{}: {problem}", path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        problem: String,
+    },
+    /// The file has a key that is no setting.
+    #[error("{}: {name}: no such setting; did you mean {nearest}?", path.display())]
+    UnknownSetting {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        name: String,
+        /// The setting whose name is nearest to it.
+        nearest: &'static str,
+    },
+    /// A setting without which there is no run.
+    #[error("{name}: not given; pass {flag}, or set it in the recipe")]
+    Missing {
+        /// The setting.
+        name: &'static str,
+        /// Its flag.
+        flag: &'static str,
+    },
+    /// A value out of its range.
+    #[error("{name}: expected {expected}, found {found}")]
+    OutOfRange {
+        /// The setting.
+        name: &'static str,
+        /// Its range.
+        expected: &'static str,
+        /// The value.
+        found: String,
+    },
+}
+
+impl PartialRecipe {
+    /// Reads a recipe file.
+    ///
+    /// # Errors
+    /// [`RecipeError::Io`], [`RecipeError::Toml`], [`RecipeError::UnknownSetting`].
+    pub fn read(path: &Path) -> Result<PartialRecipe, RecipeError> {
+        let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Io { path: path.to_owned(), source })?;
+        PartialRecipe::from_toml(&text, path)
+    }
+
+    /// Reads the text of a recipe file; `path` stands for it in messages.
+    ///
+    /// # Errors
+    /// [`RecipeError::Toml`], [`RecipeError::UnknownSetting`].
+    pub fn from_toml(text: &str, path: &Path) -> Result<PartialRecipe, RecipeError> {
+        let broken = |error: toml::de::Error| {
+            let problem = error.to_string().trim_end().to_owned();
+            RecipeError::Toml { path: path.to_owned(), problem }
+        };
+        let table: toml::Table = toml::from_str(text).map_err(broken)?;
+        if let Some(name) = table.keys().find(|name| SETTINGS.iter().all(|setting| setting.name != name.as_str())) {
+            let (path, nearest) = (path.to_owned(), nearest(name));
+            return Err(RecipeError::UnknownSetting { path, name: name.clone(), nearest });
+        }
+        toml::from_str(text).map_err(broken)
+    }
+
+    /// These settings, and those of `lower` where there are none here. Data named here replace those named below as a whole, so that
+    /// a training file and another data set's folder are never mixed.
+    pub fn over(mut self, mut lower: PartialRecipe) -> PartialRecipe {
+        if self.data.is_some() || self.train.is_some() {
+            lower.data = None;
+            lower.train = None;
+            lower.validation = None;
+            lower.validation_fraction = None;
+        }
+        if self.validation.is_some() {
+            lower.validation_fraction = None;
+        }
+        self.fill(lower);
+        self
+    }
+
+    /// Fills in the defaults and checks the ranges. Paths become absolute, so that the recipe holds from any folder.
+    ///
+    /// # Errors
+    /// [`RecipeError::Missing`], [`RecipeError::OutOfRange`].
+    pub fn resolve(mut self) -> Result<Recipe, RecipeError> {
+        let absolute = |path: &mut PathBuf| {
+            if let Ok(whole) = std::path::absolute(&*path) {
+                *path = whole;
+            }
+        };
+        self.data.iter_mut().chain(&mut self.train).chain(self.validation.iter_mut().flatten()).for_each(absolute);
+        match &mut self.model {
+            None => return Err(RecipeError::Missing { name: "model", flag: "--model" }),
+            Some(model) if model.is_empty() => return Err(RecipeError::Missing { name: "model", flag: "--model" }),
+            Some(model) if Path::new(model.as_str()).is_dir() => {
+                if let Some(whole) =
+                    std::path::absolute(model.as_str()).ok().and_then(|path| path.to_str().map(str::to_owned))
+                {
+                    *model = whole;
+                }
+            }
+            Some(_) => {}
+        }
+        if self.data.is_none() && self.train.is_none() {
+            return Err(RecipeError::Missing { name: "data", flag: "--data FOLDER or --train FILE" });
+        }
+        let recipe = self.with_defaults();
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// The settings given here that differ from those of a resolved recipe, each as `name: given …, was …`.
+    pub fn differences(&self, recipe: &Recipe) -> Vec<String> {
+        let given = table(self);
+        let stored = table(recipe);
+        let text = |value: Option<&toml::Value>| value.map_or("not set".to_owned(), toml::Value::to_string);
+        let changed = given.iter().filter(|(name, value)| stored.get(*name) != Some(value));
+        changed.map(|(name, value)| format!("{name}: was {}, is now {value}", text(stored.get(name)))).collect()
+    }
+}
+
+impl Recipe {
+    /// The text of `recipe.toml`: every setting with what it means.
+    pub fn to_toml(&self) -> String {
+        let values = table(self);
+        let mut text =
+            "# Everything this run was made with. Pass it back with --recipe; flags win over it.\n".to_owned();
+        let mut heading = "";
+        for setting in &SETTINGS {
+            if setting.heading != heading {
+                heading = setting.heading;
+                text.push_str(&format!("\n## {heading}\n\n"));
+            }
+            text.push_str(&format!("# {}\n", setting.description));
+            match values.get(setting.name) {
+                Some(value) => text.push_str(&format!("{} = {value}\n", setting.name)),
+                None => text.push_str(&format!("# {} is not set\n", setting.name)),
+            }
+        }
+        text
+    }
+
+    /// Where the data are and how to read them.
+    pub fn dataset_options(&self) -> DatasetOptions {
+        DatasetOptions {
+            task: self.task,
+            folder: self.data.clone(),
+            train: self.train.clone(),
+            validation: self.validation.clone().unwrap_or_default(),
+            validation_fraction: self.validation_fraction,
+            seed: self.seed,
+            columns: ColumnChoice { text: self.text.clone(), pair: self.text_pair.clone(), label: self.label.clone() },
+            regression: self.regression,
+            skip_bad_rows: self.skip_bad_rows,
+            max_train_rows: self.max_train_rows,
+            max_validation_rows: self.max_validation_rows,
+        }
+    }
+
+    /// How gates start and how noisy they are.
+    pub fn gate_settings(&self) -> GateSettings {
+        GateSettings {
+            init_mean: self.gate_init_mean as f32,
+            init_std: self.gate_init_std as f32,
+            noise_std: self.gate_noise_std as f32,
+        }
+    }
+
+    /// The sparsity penalty; none for methods without gates.
+    pub fn penalty(&self) -> Option<Penalty> {
+        (*self.method == Method::Gates).then_some(Penalty {
+            target_sparsity: self.target_sparsity as f32,
+            weight: self.sparsity_weight as f32,
+            kurtosis: self.kurtosis,
+            temperature: self.kurtosis_temperature as f32,
+        })
+    }
+}
+
+/// What the defaults of some settings depend on.
+pub(crate) struct Context {
+    /// The method chosen.
+    pub method: Method,
+    /// The task chosen.
+    pub task: Option<GlueTask>,
+    /// Whether the labels are numbers.
+    pub regression: bool,
+}
+
+fn table(settings: &impl serde::Serialize) -> toml::Table {
+    // Settings are numbers, names and lists of paths; a path that is no UTF-8 is the one thing TOML cannot hold.
+    toml::Table::try_from(settings).unwrap_or_default()
+}
+
+/// The setting whose name takes the fewest edits.
+fn nearest(name: &str) -> &'static str {
+    let wanted = name.replace('-', "_");
+    SETTINGS.iter().map(|setting| setting.name).min_by_key(|candidate| edits(&wanted, candidate)).unwrap_or_default()
+}
+
+/// Levenshtein's distance.
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, left) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, right) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(left != right);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,84 @@
+//! The ranges of the settings.
+
+use crate::metrics::Metric;
+use crate::recipe::{Recipe, RecipeError};
+use crate::schedule::Interval;
+
+impl Recipe {
+    /// Refuses values out of their ranges.
+    pub(super) fn check(&self) -> Result<(), RecipeError> {
+        let share = |name, value: f64| within(name, value, "a share from 0 to 1", (0.0..=1.0).contains(&value));
+        let positive = |name, value: f64| within(name, value, "a number above 0", value > 0.0);
+        let not_negative = |name, value: f64| within(name, value, "0 or a number above it", value >= 0.0);
+        let at_least_one = |name, value: usize| match value {
+            0 => Err(RecipeError::OutOfRange { name, expected: "at least 1", found: "0".to_owned() }),
+            _ => Ok(()),
+        };
+        if let Some(fraction) = self.validation_fraction {
+            within("validation_fraction", fraction, "a share between 0 and 1", fraction > 0.0 && fraction < 1.0)?;
+        }
+        for (name, rows) in [("max_train_rows", self.max_train_rows), ("max_validation_rows", self.max_validation_rows)]
+        {
+            at_least_one(name, rows.unwrap_or(1))?;
+        }
+        at_least_one("max_length", self.max_length)?;
+        at_least_one("batch_size", self.batch_size)?;
+        at_least_one("evaluation_batch_size", self.evaluation_batch_size)?;
+        at_least_one("gradient_accumulation", self.gradient_accumulation)?;
+        at_least_one("threads", self.threads.unwrap_or(1))?;
+        share("target_sparsity", self.target_sparsity)?;
+        share("warmup_ratio", self.warmup_ratio)?;
+        share("learning_rate_floor", self.learning_rate_floor)?;
+        share("best_min_removed", self.best_min_removed)?;
+        positive("kurtosis_temperature", self.kurtosis_temperature)?;
+        positive("epochs", self.epochs)?;
+        positive("epsilon", self.epsilon)?;
+        for (name, value) in [
+            ("sparsity_weight", self.sparsity_weight),
+            ("sparsity_start_epoch", self.sparsity_start_epoch),
+            ("gate_init_std", self.gate_init_std),
+            ("gate_noise_std", self.gate_noise_std),
+            ("gate_learning_rate", self.gate_learning_rate),
+            ("bias_learning_rate", self.bias_learning_rate),
+            ("head_learning_rate", self.head_learning_rate),
+            ("weight_learning_rate", self.weight_learning_rate),
+            ("weight_decay", self.weight_decay),
+            ("clip_norm", self.clip_norm),
+        ] {
+            not_negative(name, value)?;
+        }
+        within("gate_init_mean", self.gate_init_mean, "a finite number", true)?;
+        for (name, value) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+            within(name, value, "0 or a number above it and below 1", (0.0..1.0).contains(&value))?;
+        }
+        if self.max_steps == Some(0) {
+            return Err(RecipeError::OutOfRange { name: "max_steps", expected: "at least 1", found: "0".to_owned() });
+        }
+        if matches!(*self.evaluate_every, Interval::Steps(0)) || matches!(*self.checkpoint_every, Interval::Steps(0)) {
+            let (name, expected) = ("evaluate_every", "an interval above 0");
+            return Err(RecipeError::OutOfRange { name, expected, found: "0 steps".to_owned() });
+        }
+        self.check_metric()
+    }
+
+    fn check_metric(&self) -> Result<(), RecipeError> {
+        let of_values = [Metric::Pearson, Metric::Spearman];
+        let of_classes = [Metric::Accuracy, Metric::F1, Metric::MacroF1, Metric::Matthews];
+        let fits = |metrics: &[Metric]| metrics.iter().any(|metric| metric.name() == self.best_metric);
+        let (expected, known) = match self.regression {
+            true => ("pearson, spearman or loss", fits(&of_values)),
+            false => ("accuracy, f1, macro_f1, matthews or loss", fits(&of_classes)),
+        };
+        if known || self.best_metric == "loss" {
+            return Ok(());
+        }
+        Err(RecipeError::OutOfRange { name: "best_metric", expected, found: self.best_metric.clone() })
+    }
+}
+
+fn within(name: &'static str, value: f64, expected: &'static str, fits: bool) -> Result<(), RecipeError> {
+    if fits && value.is_finite() {
+        return Ok(());
+    }
+    Err(RecipeError::OutOfRange { name, expected, found: value.to_string() })
+}

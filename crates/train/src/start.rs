@@ -1,0 +1,126 @@
+//! From settings and a folder to a run: the recipe settled, the checkpoint fetched, the data read, the trainer started.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use finegates_checkpoint::source::{self, FetchOptions};
+use finegates_checkpoint::write::write_atomic;
+use finegates_checkpoint::{Checkpoint, Tokenizer};
+use finegates_data::Dataset;
+use finegates_kernels::random;
+
+use crate::error::Error;
+use crate::folder::{Mode, RunFolder};
+use crate::observer::{Observer, Summary};
+use crate::recipe::{PartialRecipe, Recipe};
+use crate::trainer::{Inputs, Trainer};
+
+/// Where a run goes and how it begins.
+#[derive(Clone)]
+pub struct RunOptions<'a> {
+    /// The run folder.
+    pub folder: PathBuf,
+    /// Anew, or where it stopped.
+    pub mode: Mode,
+    /// How the checkpoint is fetched.
+    pub fetch: FetchOptions<'a>,
+}
+
+/// Trains. `settings` are those given (flags over a recipe file); a resumed run takes the others from its own recipe and refuses
+/// settings that differ from it, except the number of threads.
+///
+/// # Errors
+/// Any of [`Error`].
+pub fn run(
+    settings: PartialRecipe,
+    options: &RunOptions<'_>,
+    observer: &mut (dyn Observer + Send),
+    stop: &AtomicBool,
+) -> Result<Summary, Error> {
+    let recipe = match options.mode {
+        Mode::Resume => resumed_recipe(&settings, &options.folder)?,
+        Mode::New | Mode::Overwrite => settings.resolve()?,
+    };
+    match recipe.threads {
+        None => train(recipe, options, observer, stop),
+        Some(threads) => {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            let pool = pool.map_err(|error| Error::Threads(error.to_string()))?;
+            pool.install(|| train(recipe, options, observer, stop))
+        }
+    }
+}
+
+fn train(
+    recipe: Recipe,
+    options: &RunOptions<'_>,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<Summary, Error> {
+    // Whatever can be wrong with the inputs is found before anything is written.
+    let folder = source::resolve(&recipe.model, &options.fetch)?;
+    let checkpoint = Checkpoint::open(&folder)?;
+    let tokenizer = Tokenizer::open(&folder, &checkpoint.config)?;
+    let dataset = Dataset::load(&recipe.dataset_options())?;
+    let base_fingerprint = fingerprint(&folder)?;
+    let run_folder = RunFolder::open(&options.folder, options.mode)?;
+    if options.mode != Mode::Resume {
+        write_atomic(&run_folder.recipe(), recipe.to_toml().as_bytes())?;
+    }
+    let inputs = Inputs { recipe, dataset, checkpoint, tokenizer, base_fingerprint };
+    Trainer::new(inputs, run_folder, observer, stop)?.run()
+}
+
+/// The recipe in the run folder, if the settings given agree with it.
+fn resumed_recipe(settings: &PartialRecipe, folder: &Path) -> Result<Recipe, Error> {
+    let path = folder.join("recipe.toml");
+    if !path.is_file() {
+        return Err(Error::NothingToResume { path: folder.to_owned() });
+    }
+    let mut recipe = PartialRecipe::read(&path)?.resolve()?;
+    let given = PartialRecipe { threads: None, ..settings.clone() };
+    let differences = given.differences(&recipe);
+    if !differences.is_empty() {
+        return Err(Error::RecipeChanged { path: folder.to_owned(), differences });
+    }
+    recipe.threads = settings.threads.or(recipe.threads);
+    Ok(recipe)
+}
+
+/// A number that changes when the config or any tensor of a model folder does.
+fn fingerprint(folder: &Path) -> Result<String, Error> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder, "read"))? {
+        let path = entry.map_err(Error::io(folder, "read"))?.path();
+        let tensors = path.extension().is_some_and(|extension| extension == "safetensors");
+        if tensors || path.file_name().is_some_and(|name| name == "config.json") {
+            files.push(path);
+        }
+    }
+    files.sort_unstable();
+    let mut hash = 0;
+    let mut buffer = vec![0; 1 << 20];
+    for path in files {
+        let mut file = std::fs::File::open(&path).map_err(Error::io(&path, "open"))?;
+        loop {
+            let mut filled = 0;
+            while filled < buffer.len() {
+                match file.read(&mut buffer[filled..]).map_err(Error::io(&path, "read"))? {
+                    0 => break,
+                    read => filled += read,
+                }
+            }
+            for word in buffer[..filled].chunks(8) {
+                let mut bytes = [0; 8];
+                bytes[..word.len()].copy_from_slice(word);
+                hash = random::mix(hash, u64::from_le_bytes(bytes));
+            }
+            if filled < buffer.len() {
+                hash = random::mix(hash, filled as u64);
+                break;
+            }
+        }
+    }
+    Ok(format!("{hash:016x}"))
+}

@@ -1,0 +1,122 @@
+//! What a run resumes from: one file, `state/state.safetensors`, replaced as a whole, so that a kill at any moment leaves the old state
+//! or the new one. It holds every trained value with its moments, bit for bit, and where the run stands.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use finegates_checkpoint::{TensorFile, TensorToWrite, write_tensors};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::learner::Learner;
+use crate::observer::Best;
+use crate::optimizer::Moments;
+
+/// The name of the file in the run's `state` folder.
+pub const STATE_FILE: &str = "state.safetensors";
+const FORMAT_VERSION: u32 = 1;
+const METADATA_KEY: &str = "finegates_state";
+
+/// Where a run stands. Everything random follows from the recipe's seed and the step, so no generator's state is in it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The format of the file.
+    pub format_version: u32,
+    /// Steps made.
+    pub step: u64,
+    /// Whether the evaluation due after that step is still to be made.
+    pub evaluation_pending: bool,
+    /// Whether evaluations stopped getting better and the run is over.
+    pub early_stopped: bool,
+    /// Evaluations since the best one.
+    pub evaluations_since_best: usize,
+    /// The best evaluation.
+    pub best: Option<Best>,
+    /// The length of `metrics.jsonl`.
+    pub journal_bytes: u64,
+    /// Training sequences seen.
+    pub sequences: u64,
+    /// Time spent on steps.
+    pub step_seconds: f64,
+    /// Time spent on steps and evaluations.
+    pub seconds: f64,
+    /// Fingerprint of the data.
+    pub data: String,
+    /// Fingerprint of the base model.
+    pub base_model: String,
+}
+
+/// Saves a state, atomically.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub fn save(path: &Path, standing: &Standing, learner: &mut Learner) -> Result<(), Error> {
+    let standing = Standing { format_version: FORMAT_VERSION, ..standing.clone() };
+    let text = serde_json::to_string(&standing).map_err(|error| broken(path, error.to_string()))?;
+    let mut values: Vec<(String, Vec<f32>)> = Vec::new();
+    learner
+        .model
+        .parameters(&mut |parameter| values.push((format!("value/{}", parameter.name), parameter.value.to_vec())));
+    let moments = learner.optimizer.moments.iter().flat_map(|(name, Moments { first, second })| {
+        [(format!("first/{name}"), first.as_slice()), (format!("second/{name}"), second.as_slice())]
+    });
+    let all = values.iter().map(|(name, value)| (name.clone(), value.as_slice())).chain(moments);
+    let tensors: Vec<_> = all.map(|(name, data)| TensorToWrite::f32(name, vec![data.len()], data)).collect();
+    Ok(write_tensors(path, &tensors, &BTreeMap::from([(METADATA_KEY.to_owned(), text)]))?)
+}
+
+/// Reads where a run stands.
+///
+/// # Errors
+/// [`Error::State`] for a file that is broken or of a newer program.
+pub fn read(path: &Path) -> Result<(Standing, TensorFile), Error> {
+    let file = TensorFile::open_file(path)?;
+    let text = file.metadata().get(METADATA_KEY).ok_or_else(|| broken(path, "it is no state of a run".to_owned()))?;
+    let standing: Standing = serde_json::from_str(text).map_err(|error| broken(path, error.to_string()))?;
+    if standing.format_version > FORMAT_VERSION {
+        let found = standing.format_version;
+        let problem = format!(
+            "format version {found}, this program reads up to {FORMAT_VERSION}; resume with the program that wrote it"
+        );
+        return Err(broken(path, problem));
+    }
+    Ok((standing, file))
+}
+
+/// Puts the values and moments of a state into a model and its optimizer.
+///
+/// # Errors
+/// [`Error::State`] or a checkpoint's error if the model's parameters are not those of the state.
+pub fn restore(path: &Path, standing: &Standing, file: &TensorFile, learner: &mut Learner) -> Result<(), Error> {
+    let mut shapes = Vec::new();
+    learner.model.parameters(&mut |parameter| shapes.push((parameter.name.to_owned(), parameter.value.len())));
+    let mut values = BTreeMap::new();
+    let moments = &mut learner.optimizer.moments;
+    moments.clear();
+    for (name, length) in shapes {
+        values.insert(name.clone(), file.read(&format!("value/{name}"), &[length])?);
+        if standing.step > 0 {
+            let first = file.read(&format!("first/{name}"), &[length])?;
+            let second = file.read(&format!("second/{name}"), &[length])?;
+            moments.insert(name, Moments { first, second });
+        }
+    }
+    let known = values.len() + 2 * moments.len();
+    let found = file.names().count();
+    if found != known {
+        let problem = format!("expected {known} tensors, found {found}; was it written for another model or method?");
+        return Err(broken(path, problem));
+    }
+    learner.optimizer.steps = standing.step;
+    learner.model.parameters(&mut |parameter| {
+        if let Some(value) = values.get(parameter.name) {
+            parameter.value.copy_from_slice(value);
+        }
+    });
+    learner.model.parameters_changed();
+    Ok(())
+}
+
+fn broken(path: &Path, problem: String) -> Error {
+    Error::State { path: path.to_owned(), problem }
+}

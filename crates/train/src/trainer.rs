@@ -1,0 +1,469 @@
+//! The loop: passes, steps, evaluations, saved states, in an order that is a function of the step number alone. A run that is stopped
+//! at any moment and resumed makes the same steps with the same bits.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use finegates_checkpoint::{Checkpoint, Tokenizer};
+use finegates_data::{Dataset, Labels};
+use finegates_kernels::random;
+use finegates_model::{Batch, GateNoise, LoadOptions, Method, Model, Purpose};
+
+use crate::encoded::Encoded;
+use crate::error::Error;
+use crate::evaluation::{SplitScores, evaluate};
+use crate::folder::{ModelWriter, RunFolder};
+use crate::journal::Journal;
+use crate::learner::{Learner, Losses, PassInput};
+use crate::metrics::Metric;
+use crate::observer::{Best, Ending, EvaluationRecord, Event, GateShares, Observer, Start, StepRecord, Summary};
+use crate::optimizer::{LearningRates, Optimizer, OptimizerSettings};
+use crate::plan::Plan;
+use crate::recipe::Recipe;
+use crate::state::{self, Standing};
+
+/// What a run is made from.
+pub struct Inputs {
+    /// Every setting.
+    pub recipe: Recipe,
+    /// The examples.
+    pub dataset: Dataset,
+    /// The base model.
+    pub checkpoint: Checkpoint,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Fingerprint of the base model's files.
+    pub base_fingerprint: String,
+}
+
+/// Keys of everything random, derived from the seed.
+struct Keys {
+    order: u64,
+    gates: u64,
+    dropout: u64,
+}
+
+/// A run in progress.
+pub struct Trainer<'a> {
+    recipe: Recipe,
+    plan: Plan,
+    rates: LearningRates,
+    keys: Keys,
+    learner: Learner,
+    train: Encoded,
+    validation: Vec<Encoded>,
+    metrics: Vec<Metric>,
+    folder: RunFolder,
+    writer: ModelWriter,
+    journal: Journal,
+    standing: Standing,
+    /// The step whose state is saved.
+    saved_step: Option<(u64, bool)>,
+    order: Option<(u64, Vec<u32>)>,
+    last: Option<EvaluationRecord>,
+    observer: &'a mut dyn Observer,
+    stop: &'a AtomicBool,
+}
+
+impl<'a> Trainer<'a> {
+    /// Loads the model, encodes the data and takes up the state saved in the folder, if there is one. Setting `stop` ends the run
+    /// after the step being made, with everything saved.
+    ///
+    /// # Errors
+    /// A model that cannot be loaded or trained, data that cannot be encoded, a state that does not belong to them.
+    pub fn new(
+        inputs: Inputs,
+        folder: RunFolder,
+        observer: &'a mut dyn Observer,
+        stop: &'a AtomicBool,
+    ) -> Result<Trainer<'a>, Error> {
+        let Inputs { recipe, mut dataset, checkpoint, tokenizer, base_fingerprint } = inputs;
+        if dataset.match_order(&checkpoint.config.labels) {
+            observer.event(&Event::Note("the labels are numbered as in the checkpoint, whose head knows them"));
+        }
+        let options = LoadOptions {
+            labels: Some(dataset.labels.outputs()),
+            seed: recipe.seed,
+            purpose: Purpose::Training { method: *recipe.method, gates: recipe.gate_settings() },
+            keep_weights: false,
+        };
+        let (model, report) = Model::load(&checkpoint, &options)?;
+        if !report.initialised.is_empty() {
+            let note =
+                format!("the checkpoint has no head for these labels; initialised {}", report.initialised.join(", "));
+            observer.event(&Event::Note(&note));
+        }
+        let max_length = recipe.max_length.min(model.max_length());
+        let train = encode(&dataset.train, &tokenizer, max_length, observer)?;
+        if train.is_empty() {
+            return Err(Error::NoExamples);
+        }
+        let validation: Vec<Encoded> = dataset
+            .validation
+            .iter()
+            .map(|split| encode(split, &tokenizer, max_length, observer))
+            .collect::<Result<_, _>>()?;
+        let metrics = metrics(&recipe, &dataset.labels)?;
+        let writer = ModelWriter::new(&recipe, &checkpoint.config, &dataset.labels, &model, &tokenizer);
+        let mut learner = Learner::new(model, Optimizer::new(OptimizerSettings::of(&recipe)));
+        let fresh = Standing {
+            data: format!("{:016x}", dataset.fingerprint()),
+            base_model: base_fingerprint,
+            ..Standing::default()
+        };
+        let state_file = folder.state();
+        let saved = state_file.is_file().then(|| take_up(&folder, &fresh, &mut learner)).transpose()?;
+        let saved_step = saved.as_ref().map(|standing| (standing.step, standing.evaluation_pending));
+        let standing = saved.unwrap_or(fresh);
+        let journal = Journal::open(&folder.journal(), standing.journal_bytes)?;
+        let plan = Plan::new(&recipe, train.len());
+        let start = Start {
+            folder: folder.path().to_owned(),
+            step: standing.step,
+            total_steps: plan.total_steps,
+            steps_an_epoch: plan.steps_an_epoch,
+            train_examples: train.len(),
+            validation_examples: validation.iter().map(|split| (split.name.clone(), split.len())).collect(),
+            labels: dataset.labels.names().unwrap_or_default().to_vec(),
+            best_metric: recipe.best_metric.clone(),
+            trainable_parameters: count_trainable(&mut learner.model),
+            gated_parameters: gated_parameters(&learner.model),
+        };
+        observer.event(&Event::Started(&start));
+        let key = |label| random::derive(recipe.seed, label);
+        Ok(Trainer {
+            keys: Keys { order: key("order"), gates: key("gates"), dropout: key("dropout") },
+            rates: LearningRates::of(&recipe),
+            recipe,
+            plan,
+            learner,
+            train,
+            validation,
+            metrics,
+            folder,
+            writer,
+            journal,
+            standing,
+            saved_step,
+            order: None,
+            last: None,
+            observer,
+            stop,
+        })
+    }
+
+    /// Makes all steps that are left.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`], after saving the state before the step that failed; files that cannot be written.
+    pub fn run(mut self) -> Result<Summary, Error> {
+        let ending = loop {
+            if self.standing.evaluation_pending {
+                if !self.evaluate()? {
+                    break Ending::Interrupted;
+                }
+                self.save()?;
+            }
+            if self.standing.early_stopped {
+                break Ending::EarlyStopped;
+            }
+            if self.standing.step >= self.plan.total_steps {
+                break Ending::Finished;
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                break Ending::Interrupted;
+            }
+            if let Err(error) = self.step() {
+                if matches!(error, Error::NotFinite { .. }) {
+                    self.save()?;
+                }
+                return Err(error);
+            }
+            let (step, steps_an_epoch) = (self.standing.step, self.plan.steps_an_epoch as f64);
+            self.standing.evaluation_pending =
+                step == self.plan.total_steps || self.recipe.evaluate_every.due(step, steps_an_epoch);
+            if !self.standing.evaluation_pending && self.recipe.checkpoint_every.due(step, steps_an_epoch) {
+                self.save()?;
+            }
+        };
+        self.save()?;
+        let summary = self.summary(ending);
+        if ending != Ending::Interrupted {
+            let text = serde_json::to_string_pretty(&summary).unwrap_or_default() + "\n";
+            finegates_checkpoint::write::write_atomic(&self.folder.summary(), text.as_bytes())?;
+        }
+        self.observer.event(&Event::Ended(&summary));
+        Ok(summary)
+    }
+
+    /// Makes one step.
+    fn step(&mut self) -> Result<(), Error> {
+        let started = Instant::now();
+        let made = self.standing.step;
+        self.order_epoch(self.plan.epoch(made));
+        let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
+        let counts = self.plan.progress(made) >= self.recipe.sparsity_start_epoch;
+        let penalty = self.recipe.penalty().filter(|_| counts);
+        let (mut losses, mut sequences, mut tokens) = (Losses::default(), 0, 0);
+        let mut batch = Batch::default();
+        for pass in self.plan.passes(made) {
+            let indices = &order[pass.places];
+            self.train.batch(indices, &mut batch);
+            let targets = self.train.targets.gather(indices);
+            let noise = match *self.recipe.method {
+                Method::Gates => GateNoise::Key(random::mix(self.keys.gates, pass.number)),
+                Method::BitFit | Method::Full => GateNoise::None,
+            };
+            let found = self.learner.pass(&PassInput {
+                batch: &batch,
+                targets: &targets,
+                noise,
+                dropout_key: Some(random::mix(self.keys.dropout, pass.number)),
+                penalty: penalty.as_ref(),
+                share: pass.share,
+            })?;
+            losses.task += pass.share * found.task;
+            losses.penalty += pass.share * found.penalty;
+            sequences += batch.sequences();
+            tokens += batch.tokens_count();
+        }
+        let rates = self.rates.scaled(self.plan.schedule.share(made + 1));
+        let gradient_norm = self.learner.update(&rates)?;
+        let removed = self.gate_shares().map_or(0.0, |shares| shares.removed);
+        let seconds = started.elapsed().as_secs_f64();
+        let standing = &mut self.standing;
+        standing.step += 1;
+        standing.sequences += sequences as u64;
+        standing.step_seconds += seconds;
+        standing.seconds += seconds;
+        let record = StepRecord {
+            kind: "step",
+            step: standing.step,
+            epoch: self.plan.progress(standing.step),
+            loss: losses.task + losses.penalty,
+            task_loss: losses.task,
+            penalty: losses.penalty,
+            gradient_norm,
+            learning_rates: rates,
+            removed,
+            sequences,
+            tokens,
+            seconds,
+            sequences_per_second: sequences as f64 / seconds.max(1e-9),
+        };
+        self.journal.write(&record)?;
+        self.observer.event(&Event::Step(&record));
+        Ok(())
+    }
+
+    /// Puts the examples into the order of an epoch, once.
+    fn order_epoch(&mut self, epoch: u64) {
+        if self.order.as_ref().is_none_or(|(ordered, _)| *ordered != epoch) {
+            let key = random::mix(self.keys.order, epoch);
+            let order = self.train.epoch_order(key, self.recipe.batch_size, self.recipe.length_bucketing);
+            self.order = Some((epoch, order));
+        }
+    }
+
+    /// Judges the model as it is. False if it was asked to stop before it was done.
+    fn evaluate(&mut self) -> Result<bool, Error> {
+        let started = Instant::now();
+        self.learner.model.draw_gates(&GateNoise::None);
+        let mut scores = Vec::new();
+        for split in &self.validation {
+            let mut progress = |done, total| {
+                self.observer.event(&Event::Evaluating { split: &split.name, done, total });
+                !self.stop.load(Ordering::Relaxed)
+            };
+            let batch_size = self.recipe.evaluation_batch_size;
+            match evaluate(&self.learner.model, split, &self.metrics, batch_size, &mut progress)? {
+                Some(found) => scores.push(found),
+                None => return Ok(false),
+            }
+        }
+        let gates = self.gate_shares();
+        let score = deciding_score(&scores, &self.recipe.best_metric);
+        let seconds = started.elapsed().as_secs_f64();
+        self.standing.seconds += seconds;
+        let mut record = EvaluationRecord {
+            kind: "evaluation",
+            step: self.standing.step,
+            epoch: self.plan.progress(self.standing.step),
+            loss: scores.first().map_or(f64::NAN, |split| split.loss),
+            metrics: flat_metrics(&scores),
+            score,
+            best: false,
+            gates,
+            seconds,
+        };
+        record.best = self.is_best(&record);
+        self.standing.evaluation_pending = false;
+        if record.best {
+            self.writer.write(&self.learner.model, &self.folder.best())?;
+            self.standing.evaluations_since_best = 0;
+        } else {
+            self.standing.evaluations_since_best += 1;
+        }
+        let patience = self.recipe.early_stopping;
+        let over = patience > 0 && self.standing.evaluations_since_best >= patience;
+        self.standing.early_stopped = over && self.standing.step < self.plan.total_steps;
+        self.journal.write(&record)?;
+        self.observer.event(&Event::Evaluated(&record));
+        self.last = Some(record);
+        Ok(true)
+    }
+
+    /// How the gates stand at evaluation; none for methods without.
+    fn gate_shares(&self) -> Option<GateShares> {
+        let gated = *self.recipe.method == Method::Gates;
+        gated.then(|| GateShares::of(&self.learner.model.gates())).flatten()
+    }
+
+    /// Whether an evaluation beats the best so far, which it then becomes: enough removed before not enough, then the score, then more
+    /// removed.
+    fn is_best(&mut self, record: &EvaluationRecord) -> bool {
+        let removed = record.gates.map_or(0.0, |gates| gates.removed);
+        let finite = |score: f64| (!score.is_nan()).then_some(score);
+        let found = Best {
+            step: record.step,
+            epoch: record.epoch,
+            score: finite(record.score),
+            removed,
+            metrics: record.metrics.iter().map(|(name, value)| (name.clone(), finite(*value))).collect(),
+            eligible: removed >= self.recipe.best_min_removed || *self.recipe.method != Method::Gates,
+        };
+        // A lower loss is better, a higher value of anything else.
+        let sign = if self.recipe.best_metric == "loss" { -1.0 } else { 1.0 };
+        let rank =
+            |best: &Best| (best.eligible, best.score.map_or(f64::NEG_INFINITY, |score| sign * score), best.removed);
+        let better = self.standing.best.as_ref().is_none_or(|best| rank(&found) > rank(best));
+        if better {
+            self.standing.best = Some(found);
+        }
+        better
+    }
+
+    /// Saves the model and everything needed to go on from here.
+    fn save(&mut self) -> Result<(), Error> {
+        let now = (self.standing.step, self.standing.evaluation_pending);
+        if self.saved_step == Some(now) {
+            return Ok(());
+        }
+        self.standing.journal_bytes = self.journal.sync()?;
+        self.writer.write(&self.learner.model, &self.folder.last(*self.recipe.method))?;
+        // The state comes last: once it says so, everything up to its step is there.
+        let path = self.folder.state();
+        state::save(&path, &self.standing, &mut self.learner)?;
+        self.saved_step = Some(now);
+        let folder = path.parent().unwrap_or(&path);
+        self.observer.event(&Event::Saved { step: self.standing.step, folder });
+        Ok(())
+    }
+
+    fn summary(&self, ending: Ending) -> Summary {
+        let standing = &self.standing;
+        Summary {
+            folder: self.folder.path().to_owned(),
+            ending,
+            step: standing.step,
+            total_steps: self.plan.total_steps,
+            epoch: self.plan.progress(standing.step),
+            best_metric: self.recipe.best_metric.clone(),
+            best: standing.best.clone(),
+            last: self.last.clone(),
+            gates: self.gate_shares(),
+            seconds: standing.seconds,
+            sequences_per_second: standing.sequences as f64 / standing.step_seconds.max(1e-9),
+        }
+    }
+}
+
+fn encode(
+    split: &finegates_data::Split,
+    tokenizer: &Tokenizer,
+    max_length: usize,
+    observer: &mut dyn Observer,
+) -> Result<Encoded, Error> {
+    if split.skipped_rows > 0 {
+        let first = split.skipped.first().map_or(String::new(), |row| format!(", the first is {row}"));
+        let note = format!("{}: {} broken rows left out{first}", split.name, split.skipped_rows);
+        observer.event(&Event::Note(&note));
+    }
+    let encoded = Encoded::new(split, tokenizer, max_length)?;
+    if encoded.truncated > 0 {
+        let (cut, all) = (encoded.truncated, encoded.len());
+        let note = format!("{}: {cut} of {all} examples were cut to {max_length} tokens", split.name);
+        observer.event(&Event::Note(&note));
+    }
+    Ok(encoded)
+}
+
+/// The metrics to compute: the task's, and the one that decides.
+fn metrics(recipe: &Recipe, labels: &Labels) -> Result<Vec<Metric>, Error> {
+    let mut metrics = Metric::of(recipe.task, labels).to_vec();
+    let mut known = metrics.clone();
+    if let Some(names) = labels.names() {
+        known.extend([Metric::Accuracy, Metric::MacroF1, Metric::Matthews]);
+        known.extend((names.len() == 2).then_some(Metric::F1));
+    }
+    let wanted = &recipe.best_metric;
+    match known.iter().find(|metric| metric.name() == wanted) {
+        Some(metric) if metrics.contains(metric) => {}
+        Some(&metric) => metrics.push(metric),
+        None if wanted == "loss" => {}
+        None => {
+            let mut known: Vec<String> = known.iter().map(|metric| metric.name().to_owned()).collect();
+            known.push("loss".to_owned());
+            known.sort_unstable();
+            known.dedup();
+            return Err(Error::UnknownMetric { found: wanted.clone(), known });
+        }
+    }
+    Ok(metrics)
+}
+
+/// Reads the folder's state into the learner, after making sure that data and base model are those it began with.
+fn take_up(folder: &RunFolder, now: &Standing, learner: &mut Learner) -> Result<Standing, Error> {
+    let path = folder.state();
+    let (standing, file) = state::read(&path)?;
+    let inputs = [("data", &standing.data, &now.data), ("base model", &standing.base_model, &now.base_model)];
+    for (what, expected, found) in inputs {
+        if expected != found {
+            let (path, expected, found) = (folder.path().to_owned(), expected.clone(), found.clone());
+            return Err(Error::InputChanged { path, what, expected, found });
+        }
+    }
+    state::restore(&path, &standing, &file, learner)?;
+    Ok(standing)
+}
+
+fn count_trainable(model: &mut Model) -> usize {
+    let mut count = 0;
+    model.parameters(&mut |parameter| count += parameter.value.len());
+    count
+}
+
+fn gated_parameters(model: &Model) -> u64 {
+    model.wiring().projections.iter().map(|projection| projection.rows as u64 * projection.columns as u64).sum()
+}
+
+/// The first validation set's value of the metric that decides.
+fn deciding_score(scores: &[SplitScores], best_metric: &str) -> f64 {
+    let Some(first) = scores.first() else { return f64::NAN };
+    if best_metric == "loss" {
+        return first.loss;
+    }
+    first.metrics.iter().find(|(metric, _)| metric.name() == best_metric).map_or(f64::NAN, |(_, value)| *value)
+}
+
+/// All metrics by name, with the name of their set before it if there are several.
+fn flat_metrics(scores: &[SplitScores]) -> BTreeMap<String, f64> {
+    let mut flat = BTreeMap::new();
+    for split in scores {
+        let prefix = if scores.len() > 1 { format!("{}_", split.name) } else { String::new() };
+        flat.insert(format!("{prefix}loss"), split.loss);
+        flat.extend(split.metrics.iter().map(|(metric, value)| (format!("{prefix}{metric}"), *value)));
+    }
+    flat
+}

@@ -1,0 +1,176 @@
+//! Recipes: defaults, layers, what is written and read back, what is refused.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use finegates_data::GlueTask;
+use finegates_model::Method;
+use finegates_train::by_name::ByName;
+use finegates_train::recipe::{PartialRecipe, Recipe, RecipeError, SETTINGS};
+use finegates_train::schedule::{Interval, Shape};
+
+fn minimal() -> PartialRecipe {
+    PartialRecipe {
+        model: Some("org/model".to_owned()),
+        data: Some(PathBuf::from("/data")),
+        ..PartialRecipe::default()
+    }
+}
+
+fn parse(text: &str) -> Result<PartialRecipe, RecipeError> {
+    PartialRecipe::from_toml(text, Path::new("recipe.toml"))
+}
+
+#[test]
+fn the_defaults_are_the_papers() {
+    let recipe = minimal().resolve().unwrap();
+    assert_eq!(*recipe.method, Method::Gates);
+    assert_eq!((recipe.target_sparsity, recipe.sparsity_weight, recipe.kurtosis_temperature), (0.4, 50.0, 100.0));
+    assert_eq!((recipe.gate_learning_rate, recipe.head_learning_rate, *recipe.schedule), (1e-3, 1e-3, Shape::Constant));
+    assert_eq!((recipe.batch_size, recipe.max_length, recipe.best_metric.as_str()), (16, 512, "accuracy"));
+    assert_eq!((recipe.gate_init_mean, recipe.gate_init_std, recipe.gate_noise_std), (1.0, 0.1, 0.1));
+}
+
+#[test]
+fn defaults_follow_method_and_task() {
+    let full = PartialRecipe { method: Some(ByName(Method::Full)), task: Some(GlueTask::Stsb), ..minimal() };
+    let recipe = full.resolve().unwrap();
+    assert_eq!((recipe.bias_learning_rate, *recipe.schedule), (2e-5, Shape::Linear));
+    assert_eq!(*recipe.checkpoint_every, Interval::Epochs(1.0));
+    assert!(recipe.regression);
+    assert_eq!(recipe.best_metric, "pearson");
+    let cola = PartialRecipe { task: Some(GlueTask::Cola), ..minimal() };
+    assert_eq!(cola.resolve().unwrap().best_metric, "matthews");
+}
+
+#[test]
+fn every_stated_default_is_the_real_one() {
+    let values: toml::Table = toml::from_str(&minimal().resolve().unwrap().to_toml()).unwrap();
+    for setting in &SETTINGS {
+        let Some((_, stated)) = setting.description.split_once("[default: ") else { continue };
+        let stated = stated.trim_end_matches(']').split(';').next().unwrap();
+        if stated.starts_with("found") || stated.starts_with("only for") || stated.starts_with("the task") {
+            continue;
+        }
+        let equal = match &values[setting.name] {
+            toml::Value::String(value) => value == stated,
+            toml::Value::Boolean(value) => value.to_string() == stated,
+            toml::Value::Integer(value) => value.to_string() == stated,
+            toml::Value::Float(value) => *value == stated.parse::<f64>().unwrap(),
+            other => panic!("{}: {other}", setting.name),
+        };
+        assert!(equal, "{}: stated {stated}, is {}", setting.name, values[setting.name]);
+    }
+}
+
+#[test]
+fn a_written_recipe_reads_back_the_same() {
+    let partial = PartialRecipe {
+        task: Some(GlueTask::Mnli),
+        train: Some(PathBuf::from("/a/train \"1\".csv")),
+        validation: Some(vec![PathBuf::from("/a/b.csv"), PathBuf::from("/a/c.csv")]),
+        kurtosis: Some(true),
+        learning_rate_floor: Some(0.1),
+        evaluate_every: Some(ByName(Interval::Epochs(0.25))),
+        text_pair: Some("second".to_owned()),
+        warmup_steps: Some(7),
+        threads: Some(2),
+        ..minimal()
+    };
+    let recipe = partial.resolve().unwrap();
+    let text = recipe.to_toml();
+    let read: Recipe = parse(&text).unwrap().resolve().unwrap();
+    assert_eq!(read, recipe);
+    assert_eq!(read.to_toml(), text);
+    assert!(text.contains(
+        "# Share of the gates that the penalty wants closed, 0 to 1 [default: 0.4]\ntarget_sparsity = 0.4\n"
+    ));
+    assert!(text.contains("# max_steps is not set\n"));
+}
+
+#[test]
+fn flags_win_over_the_recipe() {
+    let file = parse("model = \"m\"\ndata = \"/d\"\nseed = 1\nepochs = 2.5\nevaluate_every = \"50 steps\"").unwrap();
+    let flags = PartialRecipe { seed: Some(9), ..PartialRecipe::default() };
+    let recipe = flags.over(file).resolve().unwrap();
+    assert_eq!((recipe.seed, recipe.epochs, *recipe.evaluate_every), (9, 2.5, Interval::Steps(50)));
+}
+
+#[test]
+fn data_named_by_flags_replace_the_recipes_as_a_whole() {
+    let file = parse("model = \"m\"\ntrain = \"/d/train.csv\"\nvalidation_fraction = 0.1\ntext = \"t\"").unwrap();
+    let flags = PartialRecipe { data: Some(PathBuf::from("/other")), ..PartialRecipe::default() };
+    let recipe = flags.over(file).resolve().unwrap();
+    assert_eq!((recipe.train, recipe.validation_fraction), (None, None));
+    assert_eq!((recipe.data, recipe.text.as_deref()), (Some(PathBuf::from("/other")), Some("t")));
+}
+
+#[test]
+fn mistakes_are_named() {
+    let message = |text: &str| parse(text).unwrap_err().to_string();
+    assert_eq!(
+        message("target-sparcity = 1"),
+        "recipe.toml: target-sparcity: no such setting; did you mean target_sparsity?"
+    );
+    let wrong = message("epochs = \"many\"");
+    assert!(wrong.contains("recipe.toml") && wrong.contains("line 1") && wrong.contains("epochs"), "{wrong}");
+    let wrong = message("schedule = \"zigzag\"");
+    assert!(wrong.contains("expected constant, linear or cosine, found \"zigzag\""), "{wrong}");
+    assert!(message("task = \"imdb\"").contains("cola"));
+    assert!(message("= 1").contains("line 1"));
+    let refused = |partial: PartialRecipe| partial.resolve().unwrap_err().to_string();
+    assert_eq!(refused(PartialRecipe::default()), "model: not given; pass --model, or set it in the recipe");
+    let sparsity = PartialRecipe { target_sparsity: Some(1.5), ..minimal() };
+    assert_eq!(refused(sparsity), "target_sparsity: expected a share from 0 to 1, found 1.5");
+    let nan = PartialRecipe { sparsity_weight: Some(f64::NAN), ..minimal() };
+    assert_eq!(refused(nan), "sparsity_weight: expected 0 or a number above it, found NaN");
+    let metric = PartialRecipe { best_metric: Some("pearson".to_owned()), ..minimal() };
+    assert_eq!(refused(metric), "best_metric: expected accuracy, f1, macro_f1, matthews or loss, found pearson");
+    let batch = PartialRecipe { batch_size: Some(0), ..minimal() };
+    assert_eq!(refused(batch), "batch_size: expected at least 1, found 0");
+}
+
+#[test]
+fn differences_are_told_by_name() {
+    let recipe = minimal().resolve().unwrap();
+    let partial = PartialRecipe { seed: Some(42), epochs: Some(3.0), max_steps: Some(5), ..PartialRecipe::default() };
+    assert_eq!(partial.differences(&recipe), ["epochs: was 10.0, is now 3.0", "max_steps: was not set, is now 5"]);
+}
+
+#[cfg(feature = "clap")]
+#[test]
+fn every_setting_is_a_flag() {
+    use clap::{Args, FromArgMatches};
+    let command = PartialRecipe::augment_args(clap::Command::new("train"));
+    let flags = [
+        "train",
+        "--model",
+        "m",
+        "--data",
+        "/d",
+        "--kurtosis",
+        "--target-sparsity",
+        "0.2",
+        "--evaluate-every",
+        "50 steps",
+        "--validation",
+        "a.csv",
+        "--validation",
+        "b.csv",
+        "--method",
+        "bitfit",
+        "--task",
+        "sst2",
+        "--skip-bad-rows=false",
+        "--gate-init-mean",
+        "-0.5",
+    ];
+    let given = PartialRecipe::from_arg_matches(&command.clone().try_get_matches_from(flags).unwrap()).unwrap();
+    assert_eq!((given.kurtosis, given.skip_bad_rows, given.target_sparsity), (Some(true), Some(false), Some(0.2)));
+    assert_eq!((given.method, given.task), (Some(ByName(Method::BitFit)), Some(GlueTask::Sst2)));
+    assert_eq!((given.validation.unwrap().len(), given.seed, given.gate_init_mean), (2, None, Some(-0.5)));
+    for setting in &SETTINGS {
+        let flag = command.get_arguments().find(|argument| argument.get_id() == setting.name);
+        assert_eq!(flag.is_some(), setting.name != "threads", "{}", setting.name);
+    }
+}
