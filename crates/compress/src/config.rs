@@ -32,9 +32,8 @@ pub(crate) fn write(request: &Request<'_>, folder: &Path) -> Result<(), Error> {
         return Err(Error::Labels { expected: model.classes(), found: labels.len() });
     }
     write_labels(&mut object, labels, model.classes());
-    if model.regression() {
-        object.insert("problem_type".to_owned(), json!("regression"));
-    }
+    let problem = if model.regression() { "regression" } else { "single_label_classification" };
+    object.insert("problem_type".to_owned(), json!(problem));
     let places = model.wiring().projections.iter();
     let projections = places.map(|place| (place.path.clone(), (place.rows, place.columns))).collect();
     object.insert("finegates".to_owned(), CompactInfo { projections }.to_json());

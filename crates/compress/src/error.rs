@@ -26,7 +26,7 @@ pub enum Error {
     },
     /// An adapter without any gate.
     #[error(
-        "adapter_model.safetensors: expected tensors that end in .finegates_rows and .finegates_columns, found none; \
+        "expected tensors that end in .finegates_rows and .finegates_columns, found none; \
          is it an adapter of another method?"
     )]
     NoGates,

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use finegates_checkpoint::config::Config;
-use finegates_compress::{Error, Report};
+use finegates_compress::{Error, Removal, Report};
 use finegates_model::{Batch, LoadOptions, Method, Model};
 use tiny::{CLOSED, FAMILIES, OPEN, Tiny, checkpoint, difference, folder, reload};
 
@@ -56,6 +56,14 @@ fn report_is_read_back_as_it_was_given() {
 }
 
 #[test]
+fn report_of_version_one_is_still_read() {
+    let report = Report::from_json(include_bytes!("fixtures/compression-v1.json")).unwrap();
+    assert_eq!((report.format_version, report.source.method.as_str()), (1, "gates"));
+    assert_eq!(report.removal.projections.len(), 12);
+    assert_eq!(Removal::sum(report.removal.projections.clone()), report.removal, "the sums are those of the parts");
+}
+
+#[test]
 fn report_of_a_newer_version_or_another_form_is_refused() {
     let newer = Report::from_json(br#"{"format_version": 2, "anything": 1}"#).unwrap_err();
     assert!(newer.contains("newer finegates"), "{newer}");
@@ -77,7 +85,7 @@ fn config_keeps_every_key_and_takes_the_labels_given() {
     assert_eq!(compact.labels, labels);
     assert!(compact.compact.is_some());
     for (key, value) in &original.raw {
-        if !["id2label", "label2id"].contains(&key.as_str()) {
+        if !["id2label", "label2id", "problem_type"].contains(&key.as_str()) {
             assert_eq!(compact.raw.get(key), Some(value), "{key}");
         }
     }
@@ -169,6 +177,20 @@ fn failure_leaves_nothing_behind() {
     assert!(matches!(outside, Err(Error::Model(_))));
     let missing = tiny.compress_with(&destination, |request| request.tokenizer_files = &missing);
     assert!(matches!(missing, Err(Error::Folder { .. })));
+    assert_eq!(names(place.path()), [""; 0]);
+}
+
+#[test]
+fn model_that_would_answer_otherwise_is_not_written() {
+    let place = tempfile::tempdir().unwrap();
+    // The model in memory has another epsilon than its config.json says, so what is written cannot agree with it.
+    let mut base = checkpoint("bert");
+    base.config.norm_eps = 0.5;
+    let options = LoadOptions { keep_weights: true, ..LoadOptions::default() };
+    let (model, _) = Model::load(&base, &options).unwrap();
+    let error = Tiny::new(base, model).compress(&place.path().join("compact")).unwrap_err();
+    assert!(matches!(error, Error::LogitsDiffer { .. }), "{error}");
+    assert!(error.to_string().contains("nothing was written"), "{error}");
     assert_eq!(names(place.path()), [""; 0]);
 }
 
