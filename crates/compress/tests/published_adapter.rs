@@ -1,5 +1,5 @@
 //! The authors' published adapter, counted without its base model. The numbers are those of an independent count in
-//! numpy, straight from METHOD.md §2 and §6. Skipped where the adapter is not at hand.
+//! numpy, `removal_reference.py` beside this file. Skipped where the adapter is not at hand.
 
 #![allow(clippy::unwrap_used)]
 
