@@ -1,6 +1,6 @@
 //! The tiny models under `fixtures/tiny`, with gates of any pattern, for the tests of this crate.
 
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, clippy::unwrap_used, clippy::result_large_err)]
 
 use std::path::{Path, PathBuf};
 
