@@ -4,16 +4,19 @@
 
 The recipe is METHOD.md's: batches of 16 in the file's order, padded to the longest text of the batch, dropout as in the
 checkpoint, gates (or none), biases of gated layers and head trained by AdamW. Texts are tokenized and padded before the
-clock starts. PyTorch gets what helps it without changing the method: the fused optimizer, one noise draw and one penalty for all
-layers together, gradients only where something trains, and eager attention, which is a little faster here than `sdpa` (with
-dropout, that has no fused kernel on a CPU). Prints one JSON object.
+clock starts. PyTorch gets what helps it without changing the method: the fused optimizer, one noise draw and one penalty
+for all layers together, gradients only where something trains, and eager attention, which is a little faster here than `sdpa`
+(with dropout, that has no fused kernel on a CPU). Prints one JSON object; a timing counts only if `cores_busy_elsewhere`
+is near 0, because PyTorch's threads wait for each other in every operation.
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
+from pathlib import Path
 
 import torch
 import transformers
@@ -26,23 +29,47 @@ TARGET_SPARSITY, PENALTY_WEIGHT = 0.4, 50.0
 
 
 def time_steps(method, arguments, batches):
-    """Milliseconds of each timed step, warm-up excluded."""
+    """Milliseconds and task loss of each timed step, warm-up excluded, and the cores busy elsewhere meanwhile."""
     torch.manual_seed(arguments.seed)
     trainee = Trainee(arguments.model, glue.classes_of(arguments.task), method, arguments.attention)
     trainee.model.train()
     optimizer = trainee.optimizer({group: LEARNING_RATE for group in trainee.groups})
     elapsed_ms, losses = [], []
+    clock = OtherLoad()
     for number in range(arguments.warmup + arguments.steps):
         batch, labels = batches[number % len(batches)]
         labels = trainee.labels(labels)
+        if number == arguments.warmup:
+            clock.start()
         started = time.perf_counter()
         task, _ = trainee.step(optimizer, batch, labels, TARGET_SPARSITY, PENALTY_WEIGHT, arguments.kurtosis)
         losses.append(float(task))
         elapsed_ms.append((time.perf_counter() - started) * 1e3)
-    return elapsed_ms[arguments.warmup :], losses[arguments.warmup :]
+    return elapsed_ms[arguments.warmup :], losses[arguments.warmup :], clock.cores()
 
 
-def report(elapsed_ms, losses, arguments, batches):
+class OtherLoad:
+    """How many cores other processes kept busy meanwhile (Linux): above a few hundredths, the timing means little."""
+
+    def start(self):
+        self.begun = self._read()
+
+    def cores(self):
+        if self.begun is None:
+            return None
+        wall, busy, own = (after - before for before, after in zip(self.begun, self._read()))
+        return round(max(0.0, busy - own) / wall, 2)
+
+    def _read(self):
+        try:
+            user, nice, system, _, _, irq, soft = map(int, Path("/proc/stat").read_text().split()[1:8])
+        except OSError:
+            return None
+        busy = (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
+        return time.perf_counter(), busy, time.process_time()
+
+
+def report(elapsed_ms, losses, other_cores, arguments, batches):
     timed = [batches[(arguments.warmup + number) % len(batches)][0] for number in range(len(elapsed_ms))]
     sequences = sum(batch["input_ids"].shape[0] for batch in timed)
     tokens = sum(int(batch["attention_mask"].sum()) for batch in timed)
@@ -57,6 +84,7 @@ def report(elapsed_ms, losses, arguments, batches):
         "tokens_a_step": round(tokens / len(timed), 1),
         "padded_tokens_a_step": round(padded / len(timed), 1),
         "last_task_loss": round(losses[-1], 4),
+        "cores_busy_elsewhere": other_cores,
     }
 
 

@@ -29,7 +29,7 @@ from tiny_tokenizers import encode
 
 COMMAND = "{binary} predict {model} {input} --format jsonl --text text --json"
 COMMAND_PAIRS = COMMAND + " --text-pair text_pair"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
 def write_checkpoint(model, source, folder):

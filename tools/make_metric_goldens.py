@@ -94,7 +94,9 @@ def main():
     warnings.simplefilter("ignore")
     random = numpy.random.default_rng(7)
     cases = {"classification": classification_cases(random), "regression": regression_cases(random)}
-    blocks = [f'  "{kind}": [\n' + ",\n".join("    " + json.dumps(case) for case in rows) + "\n  ]" for kind, rows in cases.items()]
+    blocks = []
+    for kind, rows in cases.items():
+        blocks.append(f'  "{kind}": [\n' + ",\n".join("    " + json.dumps(case) for case in rows) + "\n  ]")
     arguments.output.write_text('{\n  "format": 1,\n' + ",\n".join(blocks) + "\n}\n", encoding="utf-8")
 
 

@@ -111,7 +111,8 @@ def main():
     (arguments.output / f"{arguments.name}.json").write_text(text, encoding="utf-8")
     spread = [max(column) - min(column) for column in zip(*double)]
     lengths = sorted(len(ids) for ids, _ in encodings)
-    print(f"{len(lines)} examples, {lengths[0]} to {lengths[-1]} tokens, f32 against f64 {worst:.2e}, spread of logits {spread}")
+    print(f"{len(lines)} examples, {lengths[0]} to {lengths[-1]} tokens")
+    print(f"f32 against f64 {worst:.2e}, spread of logits {spread}")
 
 
 if __name__ == "__main__":
