@@ -4,14 +4,12 @@
 mod build;
 mod settings;
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
 
 use rayon::prelude::*;
-use tokenizers::tokenizer::{EncodeInput, PostProcessor, Tokenizer as Library};
-use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
+use tokenizers::tokenizer::{PostProcessor, Tokenizer as Library};
+use tokenizers::{PostProcessorWrapper, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings};
 
 use crate::Error;
 use crate::config::{Config, Family};
@@ -30,9 +28,6 @@ const FILES: [&str; 8] = [
     "sentencepiece.bpe.model",
 ];
 
-/// The lengths for which a truncating copy of the tokenizer is kept.
-const CACHED_LENGTHS: usize = 8;
-
 /// A text or pair as token ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encoding {
@@ -48,9 +43,11 @@ pub struct Encoding {
 pub struct Tokenizer {
     path: PathBuf,
     folder: PathBuf,
+    /// Without truncation, padding and special tokens. Its own truncation stops reading a text early, and so decides
+    /// otherwise than transformers which of two long texts is the longer one.
     library: Library,
-    /// Copies of `library` by the length they truncate to, for it holds the length itself.
-    truncating: RwLock<HashMap<usize, Arc<Library>>>,
+    /// Adds the special tokens.
+    surround: Option<PostProcessorWrapper>,
     direction: TruncationDirection,
     vocabulary: usize,
     segments: usize,
@@ -70,6 +67,8 @@ impl Tokenizer {
         let direction =
             settings.truncation_side.or(library.get_truncation().map(|saved| saved.direction)).unwrap_or_default();
         library.with_truncation(None).map_err(|error| failed(&path, error))?;
+        let surround = library.get_post_processor().cloned();
+        library.with_post_processor(None::<PostProcessorWrapper>);
         // Transformers passes segments to the model only if the tokenizer's class names them among its outputs.
         let told_apart = settings.uses_segments.unwrap_or(config.family == Family::Bert);
         let segments = if told_apart { config.segments } else { 1 };
@@ -77,7 +76,7 @@ impl Tokenizer {
             path,
             folder: folder.to_path_buf(),
             library,
-            truncating: RwLock::default(),
+            surround,
             direction,
             vocabulary: config.vocabulary,
             segments,
@@ -91,8 +90,9 @@ impl Tokenizer {
     /// # Errors
     /// When `max_length` has no room for the special tokens, or the tokenizer yields an id the model has no row for.
     pub fn encode(&self, text: &str, pair: Option<&str>, max_length: usize) -> Result<Encoding, Error> {
-        let library = self.truncating_to(max_length, pair.is_some())?;
-        self.encode_with(&library, text, pair)
+        let room = self.room(max_length, pair.is_some())?;
+        let encoded = guarded(&self.path, || self.pieces(text, pair, room).map_err(|error| failed(&self.path, error)))?;
+        self.checked(encoded)
     }
 
     /// Encodes many texts or pairs on rayon's threads; the order is kept.
@@ -104,12 +104,9 @@ impl Tokenizer {
         texts: &[(T, Option<T>)],
         max_length: usize,
     ) -> Result<Vec<Encoding>, Error> {
-        let pairs = texts.iter().any(|(_, pair)| pair.is_some());
-        let library = self.truncating_to(max_length, pairs)?;
-        texts
-            .par_iter()
-            .map(|(text, pair)| self.encode_with(&library, text.as_ref(), pair.as_ref().map(AsRef::as_ref)))
-            .collect()
+        let encode =
+            |(text, pair): &(T, Option<T>)| self.encode(text.as_ref(), pair.as_ref().map(AsRef::as_ref), max_length);
+        texts.par_iter().map(encode).collect()
     }
 
     /// The tokenizer's files in its folder, for copying them beside a model made from this one.
@@ -124,7 +121,7 @@ impl Tokenizer {
 
     /// How many special tokens surround a text or a pair.
     pub fn special_tokens(&self, pair: bool) -> usize {
-        self.library.get_post_processor().map_or(0, |processor| processor.added_tokens(pair))
+        self.surround.as_ref().map_or(0, |surround| surround.added_tokens(pair))
     }
 
     /// The id of a token's text, if it is in the vocabulary.
@@ -132,42 +129,46 @@ impl Tokenizer {
         self.library.token_to_id(token)
     }
 
-    /// The copy of the tokenizer that truncates to `max_length`.
-    fn truncating_to(&self, max_length: usize, pair: bool) -> Result<Arc<Library>, Error> {
+    /// The tokens of `max_length` that are left for texts.
+    fn room(&self, max_length: usize, pair: bool) -> Result<usize, Error> {
         let special = self.special_tokens(pair);
         if max_length < special || max_length == 0 {
             let what = if pair { "a pair" } else { "a text" };
             let reason =
                 format!("expected a maximal length of at least {} for {what}, found {max_length}", special.max(1));
-            return Err(Error::Tokenizer { path: self.path.clone(), reason });
+            return Err(failed(&self.path, reason));
         }
-        if let Some(found) = self.truncating.read().unwrap_or_else(PoisonError::into_inner).get(&max_length) {
-            return Ok(found.clone());
-        }
-        let mut copy = self.library.clone();
+        Ok(max_length - special)
+    }
+
+    /// Tokens, truncation, special tokens: the steps of the library's own `encode`.
+    fn pieces(&self, text: &str, pair: Option<&str>, room: usize) -> tokenizers::Result<(tokenizers::Encoding, bool)> {
+        let first = self.library.encode_fast(text, false)?;
+        let second = pair.map(|pair| self.library.encode_fast(pair, false)).transpose()?;
+        let truncated = first.len() + second.as_ref().map_or(0, |second| second.len()) > room;
         let params = TruncationParams {
-            max_length,
+            max_length: room,
             direction: self.direction,
             strategy: TruncationStrategy::LongestFirst,
             stride: 0,
         };
-        copy.with_truncation(Some(params)).map_err(|error| failed(&self.path, error))?;
-        let copy = Arc::new(copy);
-        let mut kept = self.truncating.write().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= CACHED_LENGTHS {
-            kept.clear();
-        }
-        kept.insert(max_length, copy.clone());
-        Ok(copy)
+        let (first, second) = truncate_encodings(first, second, &params)?;
+        let whole = match &self.surround {
+            Some(surround) => surround.process(first, second, true)?,
+            None => {
+                let mut whole = first;
+                if let Some(mut second) = second {
+                    second.set_type_ids(vec![1; second.len()]);
+                    whole.merge_with(second, false);
+                }
+                whole
+            }
+        };
+        Ok((whole, truncated))
     }
 
-    fn encode_with(&self, library: &Library, text: &str, pair: Option<&str>) -> Result<Encoding, Error> {
-        let input: EncodeInput = match pair {
-            Some(pair) => (text, pair).into(),
-            None => text.into(),
-        };
-        let encoded =
-            guarded(&self.path, || library.encode_fast(input, true).map_err(|error| failed(&self.path, error)))?;
+    /// What the library made of a text, as long as the model can take it.
+    fn checked(&self, (encoded, truncated): (tokenizers::Encoding, bool)) -> Result<Encoding, Error> {
         let ids = encoded.get_ids().to_vec();
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.vocabulary) {
             let token = self.library.id_to_token(id).unwrap_or_default();
@@ -176,14 +177,14 @@ impl Tokenizer {
                 shorten(&token),
                 self.vocabulary
             );
-            return Err(Error::Tokenizer { path: self.path.clone(), reason });
+            return Err(failed(&self.path, reason));
         }
         let segments = if self.segments > 1 { encoded.get_type_ids().to_vec() } else { vec![0; ids.len()] };
         if let Some(segment) = segments.iter().find(|&&segment| segment as usize >= self.segments.max(1)) {
             let reason = format!("it yields segment {segment}, the model's type_vocab_size is {}", self.segments);
-            return Err(Error::Tokenizer { path: self.path.clone(), reason });
+            return Err(failed(&self.path, reason));
         }
-        Ok(Encoding { ids, segments, truncated: !encoded.get_overflowing().is_empty() })
+        Ok(Encoding { ids, segments, truncated })
     }
 }
 

@@ -71,7 +71,8 @@ impl Environment<'_> {
     }
 
     fn hub_home(&self) -> Result<PathBuf, Error> {
-        let default = || Some(self.path("XDG_CACHE_HOME").or_else(|| Some(self.home()?.join(".cache")))?.join("huggingface"));
+        let default =
+            || Some(self.path("XDG_CACHE_HOME").or_else(|| Some(self.home()?.join(".cache")))?.join("huggingface"));
         self.path("HF_HOME").or_else(default).ok_or_else(|| no_cache("HF_HOME"))
     }
 

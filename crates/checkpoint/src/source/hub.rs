@@ -82,7 +82,10 @@ pub(super) fn fetch(model: &Model, options: &FetchOptions) -> Result<PathBuf, Er
     if options.offline || environment.hub_offline() {
         let why = if options.offline { "--offline" } else { "HF_HUB_OFFLINE" };
         return cached.ok_or_else(|| {
-            model.wrong(format!("no such folder, and not in the hub's cache at {}, which is all that {why} allows", storage.folder().display()))
+            model.wrong(format!(
+                "no such folder, and not in the hub's cache at {}, which is all that {why} allows",
+                storage.folder().display()
+            ))
         });
     }
     let endpoint = environment.hub_endpoint();
@@ -116,10 +119,12 @@ fn refused(model: &Model, client: &Client, reply: &Reply) -> Error {
             model.id
         ),
         (401 | 403, _) if client.has_token() => {
-            "no such folder, and the hub knows no such model or your token (HF_TOKEN or hf auth login) may not read it".to_owned()
+            "no such folder, and the hub knows no such model or your token (HF_TOKEN or hf auth login) may not read it"
+                .to_owned()
         }
         (401 | 403, _) => {
-            "no such folder, and the hub knows no such model or it is private; set HF_TOKEN to a token that may read it".to_owned()
+            "no such folder, and the hub knows no such model or it is private; set HF_TOKEN to a token that may read it"
+                .to_owned()
         }
         (404, _) => "no such folder, and the hub knows no such model; is it spelled right?".to_owned(),
         (status, _) => format!("the hub answered {status}; try again later"),
@@ -166,11 +171,17 @@ impl Download<'_> {
         let mut text = String::new();
         let read = reply.body.as_reader().take(LISTING_LIMIT_BYTES).read_to_string(&mut text);
         let value: Option<Value> = read.ok().and_then(|_| serde_json::from_str(&text).ok());
-        let commit = value.as_ref().and_then(|value| value.get("sha")).and_then(Value::as_str).filter(|sha| snapshot::is_commit(sha));
+        let commit = value
+            .as_ref()
+            .and_then(|value| value.get("sha"))
+            .and_then(Value::as_str)
+            .filter(|sha| snapshot::is_commit(sha));
         let files = value.as_ref().and_then(|value| value.get("siblings")).and_then(Value::as_array);
         let (Some(commit), Some(files)) = (commit, files) else {
             let endpoint = &self.endpoint;
-            return Err(self.model.wrong(format!("the answer of {endpoint} is no list of a model's files; is HF_ENDPOINT right?")));
+            return Err(self
+                .model
+                .wrong(format!("the answer of {endpoint} is no list of a model's files; is HF_ENDPOINT right?")));
         };
         let name = |file: &Value| file.get("rfilename").and_then(Value::as_str).map(str::to_owned);
         Ok((commit.to_owned(), files.iter().filter_map(name).collect()))
@@ -205,7 +216,9 @@ impl Download<'_> {
         }
         let etag = reply.header("x-linked-etag").or_else(|| reply.header("etag")).unwrap_or_default();
         let etag = etag.trim_start_matches("W/").trim_matches('"').to_owned();
-        let plain = !etag.is_empty() && etag.len() <= 128 && etag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        let plain = !etag.is_empty()
+            && etag.len() <= 128
+            && etag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         if !plain {
             return Err(self.model.wrong(format!("{name}: expected an etag from the hub, found {}", shorten(&etag))));
         }
@@ -213,11 +226,14 @@ impl Download<'_> {
         let size = reply.header("x-linked-size").or_else(|| reply.header("content-length").filter(|_| !redirected));
         let size = size.and_then(|size| size.parse().ok());
         let blob = self.storage.blob(&etag);
-        let complete = fs::metadata(&blob).is_ok_and(|about| about.is_file() && size.is_none_or(|size| size == about.len()));
+        let complete =
+            fs::metadata(&blob).is_ok_and(|about| about.is_file() && size.is_none_or(|size| size == about.len()));
         if !complete {
             let size_told = size.map_or(String::new(), |size| format!(" ({:.1} MB)", size as f64 / 1e6));
             self.options.tell(&format!("{}: fetching {name}{size_told}", self.model.spec()));
-            self.storage.download_blob(&etag, |file| self.client.download(&url, file, size, &etag, self.options).map_err(failed))?;
+            self.storage.download_blob(&etag, |file| {
+                self.client.download(&url, file, size, &etag, self.options).map_err(failed)
+            })?;
         }
         self.storage.link(&blob, &place)?;
         Ok(place)
@@ -227,7 +243,8 @@ impl Download<'_> {
 /// Whether a snapshot has what a model needs.
 fn complete(folder: &Path) -> bool {
     let has = |name: &str| folder.join(name).is_file();
-    let weights = has(WEIGHTS) || has(INDEX) && shard_names(&folder.join(INDEX)).is_ok_and(|shards| shards.iter().all(|name| has(name)));
+    let weights = has(WEIGHTS)
+        || has(INDEX) && shard_names(&folder.join(INDEX)).is_ok_and(|shards| shards.iter().all(|name| has(name)));
     has("config.json") && weights
 }
 
@@ -242,7 +259,21 @@ mod tests {
         assert_eq!(parsed("roberta-base"), pair("roberta-base", "main"));
         assert_eq!(parsed("org/name@v1.0"), pair("org/name", "v1.0"));
         assert_eq!(parsed("org/name@refs/pr/3"), pair("org/name", "refs/pr/3"));
-        for path in ["/abs/model", "./model", "../model", "a/b/c", "~/model", "", "a//b", "org/../name", "C:\\model", "org/name@", "a@../b", "-x", "a@b@c"] {
+        for path in [
+            "/abs/model",
+            "./model",
+            "../model",
+            "a/b/c",
+            "~/model",
+            "",
+            "a//b",
+            "org/../name",
+            "C:\\model",
+            "org/name@",
+            "a@../b",
+            "-x",
+            "a@b@c",
+        ] {
             assert_eq!(parsed(path), None, "{path}");
         }
     }

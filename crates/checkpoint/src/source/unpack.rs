@@ -27,18 +27,24 @@ pub(super) fn unpack(parts: &[PathBuf], destination: &Path, wanted: impl Fn(&str
     let broken = |entry: &str, reason: String| Error::Archive { path: path.clone(), entry: shorten(entry), reason };
     let joined = Joined::open(parts)?;
     let limit_bytes = joined.length.saturating_mul(GROWTH_LIMIT).clamp(1 << 20, UNPACKED_LIMIT_BYTES);
-    let mut archive = ZipArchive::new(BufReader::new(joined)).map_err(|error| broken("its directory", error.to_string()))?;
+    let mut archive =
+        ZipArchive::new(BufReader::new(joined)).map_err(|error| broken("its directory", error.to_string()))?;
     if archive.len() > ENTRIES_LIMIT {
-        return Err(broken("its directory", format!("expected at most {ENTRIES_LIMIT} entries, found {}", archive.len())));
+        return Err(broken(
+            "its directory",
+            format!("expected at most {ENTRIES_LIMIT} entries, found {}", archive.len()),
+        ));
     }
     let mut remaining = limit_bytes;
     for number in 0..archive.len() {
-        let mut entry = archive.by_index(number).map_err(|error| broken(&format!("entry {number}"), error.to_string()))?;
+        let mut entry =
+            archive.by_index(number).map_err(|error| broken(&format!("entry {number}"), error.to_string()))?;
         let name = entry.name().map_err(|error| broken(&format!("entry {number}"), error.to_string()))?.into_owned();
         if entry.is_symlink() {
             return Err(broken(&name, "a symbolic link, which is not unpacked".to_owned()));
         }
-        let inside = inside(&name).ok_or_else(|| broken(&name, "its path would leave the folder it is unpacked to".to_owned()))?;
+        let inside = inside(&name)
+            .ok_or_else(|| broken(&name, "its path would leave the folder it is unpacked to".to_owned()))?;
         if !wanted(&name) {
             continue;
         }
@@ -51,7 +57,8 @@ pub(super) fn unpack(parts: &[PathBuf], destination: &Path, wanted: impl Fn(&str
             fs::create_dir_all(folder).map_err(Error::io(folder, "make the folder"))?;
         }
         // A name that occurs twice would let one checksum vouch for another content.
-        let mut file = OpenOptions::new().write(true).create_new(true).open(&place).map_err(Error::io(&place, "unpack"))?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).open(&place).map_err(Error::io(&place, "unpack"))?;
         let mut piece = vec![0u8; 1 << 17];
         loop {
             let count = match entry.read(&mut piece) {
@@ -61,7 +68,10 @@ pub(super) fn unpack(parts: &[PathBuf], destination: &Path, wanted: impl Fn(&str
                 Err(error) => return Err(broken(&name, error.to_string())),
             };
             remaining = remaining.checked_sub(count as u64).ok_or_else(|| {
-                broken(&name, format!("unpacks to more than {limit_bytes} bytes in all, too much for an archive of this size"))
+                broken(
+                    &name,
+                    format!("unpacks to more than {limit_bytes} bytes in all, too much for an archive of this size"),
+                )
             })?;
             file.write_all(&piece[..count]).map_err(Error::io(&place, "unpack"))?;
         }
@@ -100,7 +110,9 @@ impl Read for Joined {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let after = self.parts.partition_point(|(start, _)| *start <= self.position);
         // Empty parts start where the next one does, so the last that starts here or before has bytes left, if any has.
-        let Some((start, file)) = after.checked_sub(1).and_then(|index| self.parts.get_mut(index)) else { return Ok(0) };
+        let Some((start, file)) = after.checked_sub(1).and_then(|index| self.parts.get_mut(index)) else {
+            return Ok(0);
+        };
         file.seek(SeekFrom::Start(self.position - *start))?;
         let count = file.read(buffer)?;
         self.position += count as u64;

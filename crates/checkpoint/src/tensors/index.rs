@@ -62,7 +62,8 @@ pub(crate) fn shard_names(path: &Path) -> Result<BTreeSet<String>, Error> {
 
 fn read(path: &Path) -> Result<Index, Error> {
     let text = read_json_text(path)?;
-    serde_json::from_str(&text).map_err(|error| Error::Json { path: path.to_path_buf(), reason: shorten(&error.to_string()) })
+    serde_json::from_str(&text)
+        .map_err(|error| Error::Json { path: path.to_path_buf(), reason: shorten(&error.to_string()) })
 }
 
 /// `file` when it is a plain file name, an error when it could lead outside the folder.

@@ -112,7 +112,7 @@ fn word_piece(path: &Path, family: Family, settings: &Settings) -> Result<Librar
             ("mask_token", "[MASK]"),
         ],
     };
-    let unknown = settings.special("unk_token", "[UNK]")?.content;
+    let unknown = settings.special("unk_token", "[UNK]", false)?.content;
     let broken = |error: tokenizers::Error| failed(path, error);
     let model = WordPiece::builder().vocab(vocabulary).unk_token(unknown).build().map_err(broken)?;
     let mut library = Library::new(model);
@@ -123,7 +123,7 @@ fn word_piece(path: &Path, family: Family, settings: &Settings) -> Result<Librar
         settings.lower_case.unwrap_or(true),
     );
     library.with_normalizer(Some(normalizer)).map_err(broken)?.with_pre_tokenizer(Some(BertPreTokenizer));
-    let surround = add_tokens(path, &mut library, settings, names)?;
+    let surround = add_tokens(path, &mut library, settings, names, like_mpnet)?;
     match like_mpnet {
         true => library.with_post_processor(Some(
             RobertaProcessing::new(surround.sep, surround.cls).trim_offsets(true).add_prefix_space(false),
@@ -152,7 +152,7 @@ fn byte_level(vocabulary: &Path, merges: &Path, settings: &Settings) -> Result<L
         ("cls_token", "<s>"),
         ("mask_token", "<mask>"),
     ];
-    let surround = add_tokens(vocabulary, &mut library, settings, &names)?;
+    let surround = add_tokens(vocabulary, &mut library, settings, &names, false)?;
     let processor =
         RobertaProcessing::new(surround.sep, surround.cls).trim_offsets(trim).add_prefix_space(prefix_space);
     library.with_post_processor(Some(processor));
@@ -171,6 +171,7 @@ fn add_tokens(
     library: &mut Library,
     settings: &Settings,
     names: &[(&str, &str)],
+    mask_takes_space: bool,
 ) -> Result<Surround, Error> {
     let broken = |error: tokenizers::Error| failed(path, error);
     for (id, token) in &settings.added {
@@ -187,7 +188,7 @@ fn add_tokens(
     }
     let mut surround = [None, None];
     for (name, default) in names {
-        let token = settings.special(name, default)?;
+        let token = settings.special(name, default, mask_takes_space && *name == "mask_token")?;
         let content = token.content.clone();
         library.add_special_tokens([token]).map_err(broken)?;
         let id = library.token_to_id(&content);

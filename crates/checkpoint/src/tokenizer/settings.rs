@@ -57,13 +57,13 @@ impl Settings {
         Ok(settings)
     }
 
-    /// A special token such as `cls_token`, under its name in the files or else `default`.
-    pub fn special(&self, name: &str, default: &str) -> Result<AddedToken, Error> {
+    /// A special token such as `cls_token`, under its name in the files or else `default`. Where the files do not say,
+    /// `takes_space` is whether it takes the space before it along.
+    pub fn special(&self, name: &str, default: &str, takes_space: bool) -> Result<AddedToken, Error> {
+        let plain = |content: &str| AddedToken::from(content, true).lstrip(takes_space);
         match self.named.get(name).filter(|value| !value.is_null()) {
-            None => Ok(AddedToken::from(default, true).lstrip(name == "mask_token" && default == "<mask>")),
-            Some(Value::String(content)) => {
-                Ok(AddedToken::from(content.as_str(), true).lstrip(name == "mask_token" && content == "<mask>"))
-            }
+            None => Ok(plain(default)),
+            Some(Value::String(content)) => Ok(plain(content)),
             Some(value) => self.token(name, value),
         }
     }

