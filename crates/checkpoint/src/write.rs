@@ -43,33 +43,77 @@ pub fn write_atomic_with(path: &Path, produce: impl FnOnce(&mut File) -> io::Res
 
 /// Moves the finished folder `temporary` to `destination`, replacing what is there. Both must lie on one file system.
 ///
-/// An existing `destination` is first renamed aside and removed at the end, so that a crash leaves either the old
-/// folder (at most under its `.old` name) or the new one, never a mixture.
+/// On Linux and macOS the two change places in one step, so that a crash leaves the old folder or the new one. Where the
+/// file system cannot, the old folder is first renamed aside; a crash between the two renames leaves it there, and
+/// [`restore_folder`] puts it back.
 ///
 /// # Errors
 /// [`Error::Io`]; when the last rename fails the old folder is put back.
 pub fn replace_folder(temporary: &Path, destination: &Path) -> Result<(), Error> {
     sync_tree(temporary)?;
-    let folder = parent(destination);
-    let mut aside = None;
-    if fs::symlink_metadata(destination).is_ok() {
-        let old = unused_name(destination, "old")?;
-        fs::rename(destination, &old).map_err(Error::io(destination, "move the old folder aside"))?;
-        aside = Some(old);
-    }
-    if let Err(source) = fs::rename(temporary, destination) {
-        if let Some(old) = &aside {
-            // The original error matters more than a second one here.
-            let _ = fs::rename(old, destination);
+    let into_place = Error::io(destination, "rename into place");
+    let old = if fs::symlink_metadata(destination).is_err() {
+        fs::rename(temporary, destination).map_err(into_place)?;
+        None
+    } else if exchange(temporary, destination) {
+        Some(temporary.to_path_buf())
+    } else {
+        let aside = aside(destination);
+        remove(&aside)?;
+        fs::rename(destination, &aside).map_err(Error::io(destination, "move the old folder aside"))?;
+        if let Err(source) = fs::rename(temporary, destination) {
+            // That putting it back may fail too matters less than why the new one could not come.
+            let _ = fs::rename(&aside, destination);
+            return Err(into_place(source));
         }
-        return Err(Error::Io { path: destination.to_path_buf(), action: "rename into place", source });
+        Some(aside)
+    };
+    sync_folder(&parent(destination))?;
+    old.map_or(Ok(()), |old| remove(&old))
+}
+
+/// Puts back the folder that an interrupted [`replace_folder`] left aside, when `destination` is missing; says whether
+/// there was one.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn restore_folder(destination: &Path) -> Result<bool, Error> {
+    let aside = aside(destination);
+    if fs::symlink_metadata(destination).is_ok() || fs::symlink_metadata(&aside).is_err() {
+        return Ok(false);
     }
-    sync_folder(&folder)?;
-    if let Some(old) = aside {
-        let removed = if old.is_dir() { fs::remove_dir_all(&old) } else { fs::remove_file(&old) };
-        removed.map_err(Error::io(&old, "remove the replaced folder"))?;
-    }
-    Ok(())
+    fs::rename(&aside, destination).map_err(Error::io(destination, "put the old folder back"))?;
+    sync_folder(&parent(destination))?;
+    Ok(true)
+}
+
+/// Where the old folder waits while the new one takes its place.
+fn aside(destination: &Path) -> PathBuf {
+    let mut name = beside_prefix(destination);
+    name.push("old");
+    parent(destination).join(name)
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    let removed = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => Err(error),
+        Ok(about) if about.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+    };
+    removed.map_err(Error::io(path, "remove the replaced folder"))
+}
+
+/// Lets two paths change places in one step, where the system can.
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+fn exchange(one: &Path, other: &Path) -> bool {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).is_ok()
+}
+
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+fn exchange(_one: &Path, _other: &Path) -> bool {
+    false
 }
 
 /// The folder a path lies in; `.` for a bare name.
@@ -113,21 +157,4 @@ fn beside_prefix(path: &Path) -> OsString {
     prefix.push(path.file_name().unwrap_or_default());
     prefix.push(".");
     prefix
-}
-
-fn unused_name(path: &Path, word: &str) -> Result<PathBuf, Error> {
-    let folder = parent(path);
-    for number in 0..10_000u32 {
-        let mut name = beside_prefix(path);
-        name.push(format!("{word}{number}"));
-        let candidate = folder.join(name);
-        if fs::symlink_metadata(&candidate).is_err() {
-            return Ok(candidate);
-        }
-    }
-    Err(Error::Io {
-        path: path.to_path_buf(),
-        action: "find an unused name beside it",
-        source: io::Error::from(io::ErrorKind::AlreadyExists),
-    })
 }

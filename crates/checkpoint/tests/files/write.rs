@@ -1,6 +1,6 @@
 use std::fs;
 
-use finegates_checkpoint::write::{replace_folder, write_atomic, write_atomic_with};
+use finegates_checkpoint::write::{replace_folder, restore_folder, write_atomic, write_atomic_with};
 
 use crate::support::{folder, write};
 
@@ -53,4 +53,43 @@ fn a_folder_is_replaced_whole() {
     assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 1);
     assert!(replace_folder(&folder.path().join("nothing"), &place).is_err());
     assert!(place.join("c").is_file(), "the old folder is still there after a failure");
+}
+
+#[test]
+fn a_folder_left_aside_by_a_crash_is_put_back() {
+    let folder = folder();
+    let place = folder.path().join("best");
+    assert!(!restore_folder(&place).expect("nothing to restore"));
+    write(&folder.path().join(".best.old/weights"), "old");
+    assert!(restore_folder(&place).expect("restore"));
+    assert_eq!(fs::read(place.join("weights")).expect("read"), b"old");
+    // A complete new folder wins over what is left aside.
+    write(&folder.path().join(".best.old/weights"), "older");
+    assert!(!restore_folder(&place).expect("nothing to restore"));
+    assert_eq!(fs::read(place.join("weights")).expect("read"), b"old");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_being_replaced_is_never_missing() {
+    let folder = folder();
+    let place = folder.path().join("place");
+    write(&place.join("content"), "0");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut looks = 0u32;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                assert!(place.is_dir(), "missing after {looks} looks");
+                looks += 1;
+            }
+        });
+        for number in 0..200 {
+            let new = folder.path().join("new");
+            write(&new.join("content"), number.to_string());
+            replace_folder(&new, &place).expect("replace");
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        watcher.join().expect("always there");
+    });
 }
