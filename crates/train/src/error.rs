@@ -16,10 +16,10 @@ pub enum Error {
     Data(#[from] finegates_data::Error),
     /// The checkpoint, its tokenizer or an adapter cannot be read or written.
     #[error(transparent)]
-    Checkpoint(#[from] finegates_checkpoint::Error),
+    Checkpoint(Box<finegates_checkpoint::Error>),
     /// The model cannot be loaded or run.
     #[error(transparent)]
-    Model(#[from] finegates_model::Error),
+    Model(Box<finegates_model::Error>),
     /// A file or folder of the run cannot be read or written.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
@@ -109,5 +109,17 @@ impl Error {
     pub(crate) fn io(path: &std::path::Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.to_owned();
         move |source| Error::Io { path, action, source }
+    }
+}
+
+impl From<finegates_checkpoint::Error> for Error {
+    fn from(error: finegates_checkpoint::Error) -> Error {
+        Error::Checkpoint(Box::new(error))
+    }
+}
+
+impl From<finegates_model::Error> for Error {
+    fn from(error: finegates_model::Error) -> Error {
+        Error::Model(Box::new(error))
     }
 }

@@ -42,30 +42,33 @@ pub fn run(
         Mode::Resume => resumed_recipe(&settings, &options.folder)?,
         Mode::New | Mode::Overwrite => settings.resolve()?,
     };
+    let checkpoint = source::resolve(&recipe.model, &options.fetch)?;
+    let (folder, mode) = (options.folder.as_path(), options.mode);
     match recipe.threads {
-        None => train(recipe, options, observer, stop),
+        None => train(recipe, &checkpoint, folder, mode, observer, stop),
         Some(threads) => {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
             let pool = pool.map_err(|error| Error::Threads(error.to_string()))?;
-            pool.install(|| train(recipe, options, observer, stop))
+            pool.install(|| train(recipe, &checkpoint, folder, mode, observer, stop))
         }
     }
 }
 
 fn train(
     recipe: Recipe,
-    options: &RunOptions<'_>,
+    model: &Path,
+    folder: &Path,
+    mode: Mode,
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<Summary, Error> {
     // Whatever can be wrong with the inputs is found before anything is written.
-    let folder = source::resolve(&recipe.model, &options.fetch)?;
-    let checkpoint = Checkpoint::open(&folder)?;
-    let tokenizer = Tokenizer::open(&folder, &checkpoint.config)?;
+    let checkpoint = Checkpoint::open(model)?;
+    let tokenizer = Tokenizer::open(model, &checkpoint.config)?;
     let dataset = Dataset::load(&recipe.dataset_options())?;
-    let base_fingerprint = fingerprint(&folder)?;
-    let run_folder = RunFolder::open(&options.folder, options.mode)?;
-    if options.mode != Mode::Resume {
+    let base_fingerprint = fingerprint(model)?;
+    let run_folder = RunFolder::open(folder, mode)?;
+    if mode != Mode::Resume {
         write_atomic(&run_folder.recipe(), recipe.to_toml().as_bytes())?;
     }
     let inputs = Inputs { recipe, dataset, checkpoint, tokenizer, base_fingerprint };
