@@ -56,6 +56,8 @@ pub struct Artifact {
     pub adapter: Option<PathBuf>,
     /// The folder whose model it is, inside a run: `best`, `adapter` or `model`.
     pub part: Option<&'static str>,
+    /// The length in tokens that a run cut its texts to.
+    pub trained_length: Option<usize>,
     base: Base,
 }
 
@@ -69,10 +71,11 @@ enum Base {
     Unknown(PathBuf),
 }
 
-/// The part of a recipe that says where the base model is.
+/// What using a run's model takes from its recipe.
 #[derive(Deserialize)]
-struct RecipeModel {
+struct RecipePart {
     model: Option<String>,
+    max_length: Option<usize>,
 }
 
 impl Artifact {
@@ -105,7 +108,14 @@ impl Artifact {
             let compact = finegates_checkpoint::Config::read(folder)?.compact.is_some();
             let kind = if compact { Kind::Compact } else { Kind::Checkpoint };
             let base = Base::Folder(folder.to_owned());
-            return Ok(Artifact { kind, folder: folder.to_owned(), adapter: None, part: None, base });
+            return Ok(Artifact {
+                kind,
+                folder: folder.to_owned(),
+                adapter: None,
+                part: None,
+                trained_length: None,
+                base,
+            });
         }
         Err(Error::NotAModel { path: folder.to_owned(), found: contents(folder) })
     }
@@ -115,10 +125,11 @@ impl Artifact {
             Which::Best => &["best", "adapter", "model"],
             Which::Last => &["adapter", "model"],
         };
+        let recipe = read_recipe(folder)?;
         for &part in wanted {
             let inner = folder.join(part);
             let mut artifact = if inner.join("adapter_config.json").is_file() {
-                Artifact::of_adapter(&inner, recipe_model(folder)?)?
+                Artifact::of_adapter(&inner, recipe.model.clone())?
             } else if inner.join("config.json").is_file() {
                 Artifact::in_folder(&inner, which)?
             } else {
@@ -127,6 +138,7 @@ impl Artifact {
             artifact.kind = Kind::Run;
             artifact.folder = folder.to_owned();
             artifact.part = Some(part);
+            artifact.trained_length = recipe.max_length;
             return Ok(artifact);
         }
         Err(Error::NothingSaved { path: folder.to_owned(), wanted: wanted.join(", ") })
@@ -141,7 +153,7 @@ impl Artifact {
             .filter(|name| !name.is_empty())
             .map_or_else(|| Base::Unknown(folder.join("adapter_config.json")), Base::Spec);
         let (folder, adapter) = (folder.to_owned(), Some(folder.to_owned()));
-        Ok(Artifact { kind: Kind::Adapter, folder, adapter, part: None, base })
+        Ok(Artifact { kind: Kind::Adapter, folder, adapter, part: None, trained_length: None, base })
     }
 
     /// How the base model is called: its folder, hub id or package.
@@ -180,6 +192,18 @@ impl Artifact {
     /// Where the tokenizer and the labels are looked for first: beside the adapter, then in the checkpoint.
     pub fn tokenizer_folders(&self, checkpoint: &Checkpoint) -> Vec<PathBuf> {
         self.adapter.iter().cloned().chain([checkpoint.folder.clone()]).collect()
+    }
+
+    /// The length in tokens that texts are cut to where nothing else is said: as the run was trained, or as the
+    /// tokenizer's settings say (`model_max_length`).
+    pub fn preferred_length(&self, checkpoint: &Checkpoint) -> Option<usize> {
+        self.trained_length.or_else(|| {
+            let mut folders = self.tokenizer_folders(checkpoint).into_iter();
+            let bytes = folders.find_map(|folder| std::fs::read(folder.join("tokenizer_config.json")).ok())?;
+            let settings: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+            // Transformers writes 1e30 for "no limit", which is no u64.
+            usize::try_from(settings.get("model_max_length")?.as_u64()?).ok().filter(|&length| length > 2)
+        })
     }
 
     /// How it was trained, told by what was saved: gates, biases and head, or everything. None for a plain checkpoint.
@@ -235,13 +259,12 @@ fn head_rows(adapter: &Adapter) -> Option<usize> {
     names.iter().find_map(|name| adapter.tensors.get(*name)?.shape.first().copied())
 }
 
-/// The base model that a run's recipe names.
-fn recipe_model(run: &Path) -> Result<Option<String>, Error> {
+/// A run's recipe, as far as it matters here.
+fn read_recipe(run: &Path) -> Result<RecipePart, Error> {
     let path = run.join("recipe.toml");
     let broken = |problem: String| Error::Recipe { path: path.clone(), problem };
     let text = std::fs::read_to_string(&path).map_err(|error| broken(error.to_string()))?;
-    let recipe: RecipeModel = toml::from_str(&text).map_err(|error| broken(error.to_string().trim_end().to_owned()))?;
-    Ok(recipe.model)
+    toml::from_str(&text).map_err(|error| broken(error.to_string().trim_end().to_owned()))
 }
 
 /// What is in a folder, in words, for a message.

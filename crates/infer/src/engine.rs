@@ -22,7 +22,8 @@ pub struct Options<'a> {
     pub which: Which,
     /// The base model of an adapter or run, instead of the one it names.
     pub base: Option<String>,
-    /// Cut texts to so many tokens, special ones included; without it, only the model's own limit holds.
+    /// Cut texts to so many tokens, special ones included; without it, as [`Artifact::preferred_length`] says, or as the
+    /// model's position table allows.
     pub maximum_length: Option<usize>,
     /// Take a model whose head is missing and was initialised at random. For timing; its answers mean nothing.
     pub allow_untrained_head: bool,
@@ -105,7 +106,7 @@ impl Engine {
         let maximum_length = match options.maximum_length {
             Some(found) if !(3..=most).contains(&found) => return Err(Error::MaximumLength { most, found }),
             Some(length) => length,
-            None => most,
+            None => artifact.preferred_length(&checkpoint).map_or(most, |length| length.min(most)),
         };
         let names = artifact.labels(&checkpoint)?;
         let named = names.len() == model.classes();

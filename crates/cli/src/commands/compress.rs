@@ -1,0 +1,248 @@
+//! `finegates compress`: a run or adapter becomes a smaller model that gives the same answers.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use clap::Args;
+use finegates_checkpoint::{Checkpoint, Tokenizer};
+use finegates_compress::removal::Totals;
+use finegates_compress::{Report, Request, Source, synthetic_probe};
+use finegates_data::{Format, TextRows};
+use finegates_infer::{Artifact, Kind};
+use finegates_model::{Batch, Model};
+use serde::Serialize;
+
+use super::model::{Saved, TextColumns};
+use crate::arguments::Common;
+use crate::figures::{bytes, count, integer, ratio, share};
+use crate::output::{CheckFailed, note};
+use crate::table::{Table, facts};
+
+const EXAMPLES: &str = "\
+Examples:
+  finegates compress runs/sst2 --output models/sst2
+  finegates compress runs/sst2 --output models/sst2 --checkpoint last --overwrite
+  finegates compress path/to/peft-adapter --output models/mrpc --base path/to/roberta-base
+
+Nothing is approximated: gate values are folded into the weights, what they closed is left out, and so is what nothing
+reads any more because of that. Before the result is put in place it is read back, and both models answer a probe; if
+their logits differ by more than 1e-4 of their scale, nothing is written and the exit status is 1.";
+
+/// Remove what a run's gates closed and write the smaller model
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct CompressArguments {
+    /// A run, or an adapter in PEFT's layout
+    run: String,
+    /// The folder to write
+    #[arg(long, short, value_name = "FOLDER")]
+    output: PathBuf,
+    /// Replace what the output folder holds
+    #[arg(long)]
+    overwrite: bool,
+    /// Which of the run's saved models to compress
+    #[arg(long, value_name = "WHICH", default_value = "best")]
+    checkpoint: Saved,
+    /// The base model, in place of the one the run names (when that one has moved)
+    #[arg(long, value_name = "MODEL")]
+    base: Option<String>,
+    /// Texts to compare both models on [default: the run's own validation data; arbitrary tokens if it is gone]
+    #[arg(long, value_name = "FILE")]
+    probe: Option<PathBuf>,
+    /// How the probe is laid out [default: as its name tells]
+    #[arg(long, value_name = "FORMAT", requires = "probe")]
+    probe_format: Option<Format>,
+    /// Compare on at most N texts
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    probe_size: u16,
+    #[command(flatten)]
+    columns: TextColumns,
+}
+
+/// The report with the place it is about.
+#[derive(Serialize)]
+struct Outcome<'a> {
+    output: &'a Path,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
+/// Runs the command.
+pub fn run(arguments: &CompressArguments, common: &Common) -> anyhow::Result<()> {
+    let job = Job {
+        run: &arguments.run,
+        output: &arguments.output,
+        overwrite: arguments.overwrite,
+        checkpoint: arguments.checkpoint,
+        base: arguments.base.as_deref(),
+    };
+    let report = compress(&job, common, |artifact, model, tokenizer| probe(arguments, artifact, model, tokenizer))?;
+    common.output().result(&text(&arguments.output, &report), &Outcome { output: &arguments.output, report: &report })
+}
+
+/// What to compress, and where to.
+pub struct Job<'a> {
+    pub run: &'a str,
+    pub output: &'a Path,
+    pub overwrite: bool,
+    pub checkpoint: Saved,
+    pub base: Option<&'a str>,
+}
+
+/// Compresses a run or adapter; `probe` gives the sequences to compare on.
+pub fn compress(
+    job: &Job<'_>,
+    common: &Common,
+    probe: impl FnOnce(&Artifact, &Model, Option<&Tokenizer>) -> anyhow::Result<Vec<Batch>>,
+) -> anyhow::Result<Report> {
+    let artifact = Artifact::find(job.run, job.checkpoint.into(), job.base, &common.fetch())?;
+    let Some(method) = artifact.method()? else {
+        let kind = if artifact.kind == Kind::Compact { "is compact already" } else { "is a checkpoint without gates" };
+        bail!("{}: {kind}; expected a run (finegates train) or an adapter with gates", artifact.folder.display());
+    };
+    let base = artifact.open_checkpoint(&common.fetch())?;
+    let (model, loaded) = artifact.load_model(&base, true)?;
+    if !loaded.initialised.is_empty() {
+        let missing = loaded.initialised.join(", ");
+        bail!("{}: no task head: neither it nor its base has {missing}; train it first", artifact.folder.display());
+    }
+    let tokenizer = tokenizer(&artifact, &base)?;
+    let probe = probe(&artifact, &model, tokenizer.as_ref())?;
+    let request = Request {
+        base: &base,
+        model: &model,
+        method,
+        labels: &artifact.labels(&base)?,
+        tokenizer_files: &tokenizer.as_ref().map(Tokenizer::files).unwrap_or_default(),
+        probe: &probe,
+        source: Source {
+            base: artifact.base_name().unwrap_or_default(),
+            adapter: artifact.adapter.as_ref().map(|_| job.run.to_owned()),
+            method: method.to_string(),
+        },
+        destination: job.output,
+        overwrite: job.overwrite,
+    };
+    finegates_compress::compress(&request).map_err(|error| match error {
+        failed @ (finegates_compress::Error::LogitsDiffer { .. }
+        | finegates_compress::Error::LogitsNotFinite { .. }) => CheckFailed(failed.to_string()).into(),
+        finegates_compress::Error::Destination { path, reason } if reason.contains("overwrite it") => {
+            anyhow::anyhow!("{}: is not empty; name a new folder with --output, or add --overwrite", path.display())
+        }
+        other => other.into(),
+    })
+}
+
+/// The tokenizer to take along; a model without one can still be compressed.
+fn tokenizer(artifact: &Artifact, base: &Checkpoint) -> anyhow::Result<Option<Tokenizer>> {
+    for folder in artifact.tokenizer_folders(base) {
+        match Tokenizer::open(&folder, &base.config) {
+            Ok(tokenizer) => return Ok(Some(tokenizer)),
+            Err(finegates_checkpoint::Error::NoTokenizer { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    note("note: no tokenizer found, so the compact model will have none either and can only be timed on token ids");
+    Ok(None)
+}
+
+fn probe(
+    arguments: &CompressArguments,
+    artifact: &Artifact,
+    model: &Model,
+    tokenizer: Option<&Tokenizer>,
+) -> anyhow::Result<Vec<Batch>> {
+    let size = usize::from(arguments.probe_size);
+    let texts = match (&arguments.probe, tokenizer) {
+        (Some(path), None) => bail!("--probe {}: the model has no tokenizer to read texts with", path.display()),
+        (Some(path), Some(_)) => read_probe(path, arguments, size)?,
+        (None, Some(_)) => own_validation_texts(artifact, size),
+        (None, None) => Vec::new(),
+    };
+    match tokenizer {
+        Some(tokenizer) if !texts.is_empty() => encode(&texts, model, tokenizer),
+        _ => Ok(synthetic_probe(model)),
+    }
+}
+
+fn read_probe(path: &Path, arguments: &CompressArguments, size: usize) -> anyhow::Result<Vec<Pair>> {
+    let mut rows = TextRows::open(path, arguments.probe_format, &arguments.columns.choice(None))?;
+    let mut texts = Vec::new();
+    while texts.len() < size
+        && let Some(row) = rows.read()?
+    {
+        let row = row?;
+        texts.push((row.text, row.pair));
+    }
+    if texts.is_empty() {
+        bail!("{}: no texts to compare on", path.display());
+    }
+    Ok(texts)
+}
+
+/// A text with its second text.
+pub type Pair = (String, Option<String>);
+
+/// Texts of the run's own validation data, as far as they can still be read.
+fn own_validation_texts(artifact: &Artifact, size: usize) -> Vec<Pair> {
+    let Ok(Some(recipe)) = super::eval::run_recipe(artifact) else { return Vec::new() };
+    let Ok(dataset) = finegates_data::Dataset::load(&recipe.dataset_options()) else {
+        note("note: the run's own data are gone, so the models are compared on arbitrary tokens");
+        return Vec::new();
+    };
+    let examples = dataset.validation.into_iter().flat_map(|split| split.examples);
+    examples.take(size).map(|example| (example.text, example.pair)).collect()
+}
+
+/// Texts as batches of sixteen.
+pub fn encode(texts: &[Pair], model: &Model, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Batch>> {
+    let pairs: Vec<(&str, Option<&str>)> = texts.iter().map(|(text, pair)| (text.as_str(), pair.as_deref())).collect();
+    let encoded = tokenizer.encode_batch(&pairs, model.max_length())?;
+    let batches = encoded.chunks(16);
+    Ok(batches.map(|batch| Batch::new(batch.iter().map(|one| (&one.ids[..], &one.segments[..])))).collect())
+}
+
+/// The report as people read it.
+pub fn text(output: &Path, report: &Report) -> String {
+    let totals = &report.removal.totals;
+    let mut table =
+        Table::new(["layer", "parameters", "by gates", "", "with liveness", "", "left", "multiply-adds/token"]);
+    let cells = |name: String, totals: &Totals| {
+        [
+            name,
+            integer(totals.gated_parameters),
+            integer(totals.removed_by_gates),
+            share(totals.removed_by_gates, totals.gated_parameters),
+            integer(totals.removed_with_liveness),
+            share(totals.removed_with_liveness, totals.gated_parameters),
+            integer(totals.gated_parameters - totals.removed_with_liveness),
+            integer(totals.multiply_adds_after),
+        ]
+    };
+    for layer in &report.removal.layers {
+        table.row(cells(layer.layer.to_string(), &layer.totals));
+    }
+    table.rule().row(cells("in all".to_owned(), totals));
+    let change = |before: u64, after: u64, show: fn(u64) -> String| {
+        format!("{} → {}  ({:.2}×)", show(before), show(after), 1.0 / ratio(after, before).max(f64::MIN_POSITIVE))
+    };
+    let check = &report.verification;
+    let mut text = format!("Removed in each layer, of its gated weights:\n\n{table}\n");
+    text.push_str(&facts([
+        ("multiply-adds a token", change(totals.multiply_adds_before, totals.multiply_adds_after, count)),
+        ("parameters, embeddings included", change(report.parameters.before, report.parameters.after, integer)),
+        ("size of the weights", change(report.size_bytes.before, report.size_bytes.after, bytes)),
+        (
+            "checked",
+            format!(
+                "{} texts, logits differ by at most {:.1e} at a scale of {:.1}",
+                check.sequences, check.max_abs_difference, check.scale
+            ),
+        ),
+        ("written to", output.display().to_string()),
+    ]));
+    for note in &report.notes {
+        text.push_str(&format!("\nnote: {note}"));
+    }
+    text
+}

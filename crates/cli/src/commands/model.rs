@@ -1,0 +1,77 @@
+//! Which model a command works on, and how to read columns: the arguments that several commands share.
+
+use clap::{Args, ValueEnum};
+use finegates_data::ColumnChoice;
+use finegates_infer::{Engine, Options, Which};
+
+use crate::arguments::Common;
+
+/// Which of a run's two saved models is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Saved {
+    /// The best by the task's metric
+    Best,
+    /// The one saved last
+    Last,
+}
+
+impl From<Saved> for Which {
+    fn from(saved: Saved) -> Self {
+        match saved {
+            Saved::Best => Which::Best,
+            Saved::Last => Which::Last,
+        }
+    }
+}
+
+/// How a model is found and loaded.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArguments {
+    /// Which of a run's saved models to use
+    #[arg(long, value_name = "WHICH", default_value = "best")]
+    pub checkpoint: Saved,
+    /// The base model of a run or adapter, in place of the one it names (when that one has moved)
+    #[arg(long, value_name = "MODEL")]
+    pub base: Option<String>,
+    /// Cut texts to N tokens, special ones included [default: as the run was trained; otherwise the model's limit]
+    #[arg(long, value_name = "N")]
+    pub max_length: Option<usize>,
+}
+
+impl ModelArguments {
+    /// Loads a model for texts.
+    pub fn load(&self, name: &str, allow_untrained_head: bool, common: &Common) -> anyhow::Result<Engine> {
+        Ok(Engine::load(name, &self.options(allow_untrained_head, common))?)
+    }
+
+    /// The engine's options.
+    pub fn options(&self, allow_untrained_head: bool, common: &Common) -> Options<'static> {
+        Options {
+            which: self.checkpoint.into(),
+            base: self.base.clone(),
+            maximum_length: self.max_length,
+            allow_untrained_head,
+            batch_tokens: None,
+            fetch: common.fetch(),
+        }
+    }
+}
+
+/// Which columns of a file hold what.
+#[derive(Args, Debug, Clone, Default)]
+pub struct TextColumns {
+    /// The column with the text [default: found by its name, e.g. text, sentence, sentence1, premise]
+    #[arg(long, value_name = "COLUMN")]
+    pub text: Option<String>,
+    /// The column with the second text of a pair [default: found by its name, e.g. sentence2, hypothesis]
+    #[arg(long, value_name = "COLUMN")]
+    pub text_pair: Option<String>,
+}
+
+impl TextColumns {
+    /// As the reader takes it.
+    pub fn choice(&self, label: Option<&str>) -> ColumnChoice {
+        ColumnChoice { text: self.text.clone(), pair: self.text_pair.clone(), label: label.map(str::to_owned) }
+    }
+}

@@ -1,0 +1,284 @@
+//! `finegates train`: a run from flags and recipe, shown while it goes on and summed up at the end.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use finegates_compress::removal::{Removal, Totals};
+use finegates_infer::{Artifact, Which};
+use finegates_train::observer::{Best, EvaluationRecord, GateShares, Start};
+use finegates_train::{Ending, Event, Mode, PartialRecipe, RunOptions, Summary};
+use serde::Serialize;
+
+use crate::arguments::Common;
+use crate::figures::{duration, integer, percent, rate, share};
+use crate::interrupt;
+use crate::output::{Interrupted, Output};
+use crate::table::facts;
+use crate::training::TrainingProgress;
+
+const EXAMPLES: &str = "\
+Examples:
+  finegates train --model sentence-transformers/all-MiniLM-L6-v2 --task sst2 --data GLUE/SST-2 --output runs/sst2
+  finegates train --model roberta-base --train train.csv --validation dev.csv --output runs/mine
+  finegates train --model roberta-base --train all.jsonl --validation-fraction 0.1 --text body --label topic --output runs/topics
+  finegates train --recipe runs/mine/recipe.toml --target-sparsity 0.6 --output runs/mine-0.6
+  finegates train --resume runs/mine
+
+Data: CSV, TSV (tabs, no quotes, as GLUE's), JSON lines or Parquet, with a header. Columns are found by their usual names
+or named with --text, --text-pair and --label. Labels may be words or numbers. GLUE's folders are read as they are.
+
+The run folder holds recipe.toml (every setting, to pass back with --recipe), metrics.jsonl (a line a step and a line an
+evaluation), best/ and adapter/ (gates, biases and head in PEFT's layout, with the tokenizer) and state/ (to resume from).
+With --method full it holds model/ in place of adapter/, and best/ is a whole checkpoint.
+
+Ctrl-C saves and stops; --resume goes on to the same bits as a run that was never stopped. A second Ctrl-C aborts at once.";
+
+/// Train gates, biases and a task head on a frozen checkpoint
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct TrainArguments {
+    /// The run folder to make
+    #[arg(long, short, value_name = "RUN", required_unless_present = "resume", help_heading = "Run")]
+    output: Option<PathBuf>,
+    /// Go on with a run that was stopped; its own recipe holds
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "overwrite", "recipe"], help_heading = "Run")]
+    resume: Option<PathBuf>,
+    /// Start anew in a run folder, removing what an earlier run left there
+    #[arg(long, help_heading = "Run")]
+    overwrite: bool,
+    /// Take settings from a recipe file; flags win over it
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    recipe: Option<PathBuf>,
+    #[command(flatten)]
+    settings: PartialRecipe,
+}
+
+/// What came of a run, with what its best and last model remove; the fields of the JSON object.
+#[derive(Serialize)]
+pub struct Outcome {
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// What compressing the best model would remove.
+    pub best_removal: Option<Totals>,
+    /// What compressing the last model would remove.
+    pub last_removal: Option<Totals>,
+}
+
+/// Runs the command.
+pub fn run(arguments: &TrainArguments, common: &Common) -> anyhow::Result<()> {
+    let (folder, mode) = match (&arguments.resume, &arguments.output) {
+        (Some(run), _) => (run.clone(), Mode::Resume),
+        (None, Some(run)) => (run.clone(), if arguments.overwrite { Mode::Overwrite } else { Mode::New }),
+        (None, None) => anyhow::bail!("--output: not given; name the run folder to make"),
+    };
+    let lower = arguments.recipe.as_deref().map(PartialRecipe::read).transpose()?.unwrap_or_default();
+    let settings = PartialRecipe { threads: common.threads.map(usize::from), ..arguments.settings.clone() }.over(lower);
+    let output = common.output();
+    let outcome = train(settings, &folder, mode, common, output)?;
+    output.result(&closing_text(&outcome, &folder), &outcome)?;
+    if outcome.summary.ending == Ending::Interrupted {
+        return Err(Interrupted.into());
+    }
+    Ok(())
+}
+
+/// Trains, with lines on `output` and progress on standard error.
+pub fn train(
+    settings: PartialRecipe,
+    folder: &Path,
+    mode: Mode,
+    common: &Common,
+    output: Output,
+) -> anyhow::Result<Outcome> {
+    let mut screen = Screen { output, progress: TrainingProgress::new() };
+    let options = RunOptions { folder: folder.to_owned(), mode, fetch: common.fetch() };
+    let stop = interrupt::flag(&format!(
+        "stopping after this step and saving; go on later with: finegates train --resume {}",
+        folder.display()
+    ))?;
+    let ended = finegates_train::run(settings, &options, &mut |event: &Event<'_>| screen.event(event), stop);
+    screen.progress.finish();
+    let summary = ended?;
+    let removal = |which| removal_of(folder, which).map(|removal| removal.totals);
+    Ok(Outcome { best_removal: removal(Which::Best), last_removal: removal(Which::Last), summary })
+}
+
+/// What compressing a run's model would remove; none where it has no gates.
+pub fn removal_of(folder: &Path, which: Which) -> Option<Removal> {
+    let artifact = Artifact::find(folder.to_str()?, which, None, &Default::default()).ok()?;
+    let adapter = artifact.read_adapter().ok()??;
+    let config = finegates_checkpoint::Config::read(artifact.adapter.as_deref()?).ok()?;
+    let head_dimension = config.hidden / config.heads.max(1);
+    Some(finegates_compress::adapter_removal(&adapter, Some(head_dimension)).ok()?.1)
+}
+
+/// Shows events: lines as they come, progress in between.
+struct Screen {
+    output: Output,
+    progress: TrainingProgress,
+}
+
+impl Screen {
+    fn event(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Note(text) => self.progress.line(&format!("note: {text}")),
+            Event::Started(start) => {
+                self.print(&starting_text(start));
+                self.progress.start(start);
+            }
+            Event::Step(record) => self.progress.step(record),
+            Event::Evaluating { split, done, total } => self.progress.evaluating(split, *done, *total),
+            Event::Evaluated(record) => self.print(&evaluation_text(record)),
+            _ => {}
+        }
+    }
+
+    /// Prints a line with the progress bar out of the way. That standard output was closed shows at the end.
+    fn print(&self, text: &str) {
+        self.progress.suspend(|| {
+            let _ = self.output.line(text);
+        });
+    }
+}
+
+fn starting_text(start: &Start) -> String {
+    let validation: Vec<String> = start
+        .validation_examples
+        .iter()
+        .map(|(name, examples)| match name.as_str() {
+            "validation" => integer(*examples as u64),
+            _ => format!("{} ({name})", integer(*examples as u64)),
+        })
+        .collect();
+    let labels = if start.labels.is_empty() { "a number".to_owned() } else { shortened(&start.labels) };
+    let mut lines = vec![
+        (
+            "examples",
+            format!(
+                "{} to train on, {} to validate on",
+                integer(start.train_examples as u64),
+                validation.join(" and ")
+            ),
+        ),
+        ("predicts", labels),
+        (
+            "trains",
+            format!(
+                "{} numbers; gated weights {}",
+                integer(start.trainable_parameters as u64),
+                integer(start.gated_parameters)
+            ),
+        ),
+        ("steps", format!("{}, {} an epoch", integer(start.total_steps), integer(start.steps_an_epoch))),
+    ];
+    if start.step > 0 {
+        lines.push(("resumed", format!("after step {}", integer(start.step))));
+    }
+    facts(lines).trim_end().to_owned()
+}
+
+fn shortened(labels: &[String]) -> String {
+    const SHOWN: usize = 8;
+    match labels.len() {
+        0..=SHOWN => labels.join(", "),
+        more => format!("{} and {} more", labels[..SHOWN].join(", "), more - SHOWN),
+    }
+}
+
+fn evaluation_text(record: &EvaluationRecord) -> String {
+    let mut text = format!("epoch {:<5.4}  step {:<6}  {}", short(record.epoch), record.step, metrics_text(record));
+    if let Some(gates) = &record.gates {
+        text.push_str(&format!("  removed {}", percent(gates.removed)));
+    }
+    if record.best {
+        text.push_str("  best so far");
+    }
+    text
+}
+
+/// An epoch with two places where they say something.
+fn short(epoch: f64) -> String {
+    let text = format!("{epoch:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn metrics_text(record: &EvaluationRecord) -> String {
+    let several = record.metrics.keys().filter(|name| name.ends_with("loss")).count() > 1;
+    let shown = record.metrics.iter().filter(|(name, _)| !several || !name.ends_with("_loss"));
+    let (loss, others): (Vec<_>, Vec<_>) = shown.partition(|(name, _)| name.as_str() == "loss");
+    let all = loss.into_iter().chain(others);
+    all.map(|(name, value)| format!("{} {value:.4}", name.replace('_', " "))).collect::<Vec<_>>().join("  ")
+}
+
+/// What is said when a run ends.
+fn closing_text(outcome: &Outcome, folder: &Path) -> String {
+    let summary = &outcome.summary;
+    let ending = match summary.ending {
+        Ending::Finished => "finished",
+        Ending::EarlyStopped => "stopped early: evaluations no longer got better",
+        Ending::Interrupted => "interrupted, everything saved",
+    };
+    let time = duration(std::time::Duration::from_secs_f64(summary.seconds));
+    let speed = rate(summary.sequences_per_second);
+    let made =
+        format!("{} epochs, {} steps in {time}, {speed} sequences/s", short(summary.epoch), integer(summary.step));
+    let mut lines = vec![(ending_name(summary.ending), format!("{ending}; {made}"))];
+    if let Some(best) = &summary.best {
+        lines.push(("best", format!("{} at epoch {}", best_metrics(best), short(best.epoch))));
+        if !best.eligible {
+            lines.push(("", "although it removed less than --best-min-removed asks for: no evaluation did".to_owned()));
+        }
+        lines.extend(outcome.best_removal.map(|totals| ("", removed_text(&totals))));
+    }
+    if let Some(last) = &summary.last {
+        lines.push(("last", metrics_text(last)));
+        lines.extend(outcome.last_removal.map(|totals| ("", removed_text(&totals))));
+        lines.extend(last.gates.map(|gates| ("", gates_text(&gates))));
+    }
+    let run = folder.display();
+    lines.push(("run", run.to_string()));
+    let next: Vec<String> = match (summary.ending, outcome.best_removal) {
+        (Ending::Interrupted, _) => vec![format!("finegates train --resume {run}")],
+        (_, Some(_)) => {
+            vec![format!("finegates compress {run} --output {run}-compact"), format!("finegates eval {run}")]
+        }
+        (_, None) => vec![format!("finegates eval {run}"), format!("finegates predict {run} texts.txt")],
+    };
+    for (number, command) in next.into_iter().enumerate() {
+        lines.push((if number == 0 { "next" } else { "" }, command));
+    }
+    format!("\n{}", facts(lines))
+}
+
+fn ending_name(ending: Ending) -> &'static str {
+    match ending {
+        Ending::Interrupted => "stopped",
+        _ => "done",
+    }
+}
+
+fn best_metrics(best: &Best) -> String {
+    let shown = best.metrics.iter().filter(|(name, _)| !name.ends_with("loss"));
+    let text = |value: &Option<f64>| value.map_or("undefined".to_owned(), |value| format!("{value:.4}"));
+    shown.map(|(name, value)| format!("{} {}", name.replace('_', " "), text(value))).collect::<Vec<_>>().join(", ")
+}
+
+/// What compressing removes.
+pub fn removed_text(totals: &Totals) -> String {
+    let of = totals.gated_parameters;
+    format!(
+        "removes {} of {} gated weights by gates, {} with liveness",
+        share(totals.removed_by_gates, of),
+        integer(of),
+        share(totals.removed_with_liveness, of)
+    )
+}
+
+fn gates_text(gates: &GateShares) -> String {
+    format!(
+        "gates {} open, {} fractional, {} closed",
+        percent(gates.open),
+        percent(gates.fractional),
+        percent(gates.closed)
+    )
+}
