@@ -1,0 +1,99 @@
+"""Writes small good inputs for every fuzz target into fuzz/corpus, which is not committed."""
+
+import json
+import os
+import struct
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOKENIZERS = os.path.join(HERE, "..", "crates", "checkpoint", "fixtures", "tokenizer")
+GAP = b"\xff\x00"
+
+
+def seed(target, name, content):
+    folder = os.path.join(HERE, "corpus", target)
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, name), "wb") as out:
+        out.write(content)
+
+
+def safetensors(tensors):
+    header, data = {"__metadata__": {"format": "pt"}}, b""
+    for name, (dtype, shape, content) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    return json.dumps(header).encode(), data
+
+
+def floats(*values):
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+def indices(*values):
+    return struct.pack(f"<{len(values)}I", *values)
+
+
+def read(*path):
+    with open(os.path.join(TOKENIZERS, *path), "rb") as file:
+        return file.read()
+
+
+def main():
+    path = "bert.encoder.layer.0.intermediate.dense"
+    compact = {"format_version": 1, "projections": {path: {"rows": 4, "columns": 2}}}
+    for family, extra in [("bert", {"finegates": compact}), ("roberta", {"classifier_dropout": None}),
+                          ("xlm-roberta", {"num_labels": 3}), ("distilbert", {"dim": 8, "n_heads": 2}),
+                          ("mpnet", {"relative_attention_num_buckets": 32, "id2label": {"0": "a", "1": "b"}})]:
+        seed("config", family, json.dumps({"model_type": family, "hidden_dropout_prob": 0.1, **extra}).encode())
+    adapter_config = json.dumps({"peft_type": "FINEGATES", "target_sparsity": 0.4, "target_modules": ["query"],
+                                 "modules_to_save": ["classifier"], "bias": "none"}).encode()
+    seed("config", "adapter", adapter_config)
+
+    header, data = safetensors({"a": ("F32", [2], floats(1, 2)), "b": ("BF16", [1, 2], b"\0\0\0\0"),
+                                "c": ("I64", [1], struct.pack("<q", 3)), "d": ("F16", [2], b"\0\0\0\0")})
+    seed("tensors", "raw", struct.pack("<Q", len(header)) + header + data)
+    seed("tensors", "parts", header + GAP + data)
+    index = json.dumps({"weight_map": {"a": "a.safetensors", "c": "a.safetensors"}}).encode()
+    seed("tensors", "shard", header + GAP + data + GAP + index)
+
+    header, data = safetensors({
+        "base_model.model.a.query.finegates_rows": ("F32", [2], floats(1, -1)),
+        "base_model.model.a.query.finegates_columns.default": ("F32", [1], floats(1)),
+        "base_model.model.a.query.bias": ("F32", [2], floats(1, 2)),
+        "base_model.model.classifier.modules_to_save.default.weight": ("F32", [1, 2], floats(1, 2))})
+    seed("adapter", "small", adapter_config + GAP + header + GAP + data)
+
+    header, data = safetensors({
+        f"{path}.bias": ("F32", [2], floats(1, 2)), f"{path}.kept_rows": ("U32", [2], indices(1, 3)),
+        f"{path}.kept_columns": ("U32", [1], indices(0)), f"{path}.weight": ("F32", [2, 1], floats(1, 2))})
+    seed("compact", "small", json.dumps({"model_type": "bert", "finegates": compact}).encode() + GAP + header + GAP + data)
+
+    seed("tokenizer", "json", bytes([0b1]) + read("unigram", "tokenizer.json"))
+    seed("tokenizer", "words", bytes([0b10010]) + read("bert-accents", "vocab.txt") + GAP
+         + read("bert-accents", "tokenizer_config.json"))
+    seed("tokenizer", "bytes", bytes([0b11100]) + read("roberta-prefix", "vocab.json") + GAP
+         + read("roberta-prefix", "merges.txt") + GAP + read("roberta-prefix", "tokenizer_config.json"))
+    words = {"model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                       "max_input_chars_per_word": 100, "vocab": {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "gate": 3, "##s": 4}},
+             "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
+                            "strip_accents": None, "lowercase": True},
+             "pre_tokenizer": {"type": "BertPreTokenizer"},
+             "post_processor": {"type": "TemplateProcessing",
+                                "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                                           {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
+                                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                                "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [1], "tokens": ["[CLS]"]},
+                                                   "[SEP]": {"id": "[SEP]", "ids": [2], "tokens": ["[SEP]"]}}}}
+    seed("tokenizer", "template", bytes([0b1]) + json.dumps(words).encode())
+    bytes_model = {"model": {"type": "BPE", "dropout": 0.5, "unk_token": None, "vocab": {"a": 0, "b": 1, "ab": 2, "Ġ": 3},
+                             "merges": [["a", "b"]], "byte_fallback": False, "ignore_merges": True},
+                   "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+                       {"type": "Split", "pattern": {"Regex": "\\p{L}+(?!x)|."}, "behavior": "Isolated", "invert": False},
+                       {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": False}]},
+                   "post_processor": {"type": "RobertaProcessing", "sep": ["b", 1], "cls": ["a", 0], "trim_offsets": True,
+                                      "add_prefix_space": True},
+                   "truncation": {"max_length": 2, "strategy": "LongestFirst", "stride": 0},
+                   "padding": {"strategy": {"Fixed": 64}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}}
+    seed("tokenizer", "split", bytes([0b1]) + json.dumps(bytes_model).encode())
+
+
+main()
