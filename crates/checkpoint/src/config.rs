@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::Error;
 use crate::compact::CompactInfo;
 use reader::Reader;
-pub(crate) use reader::{parse_json, read_json_text};
+pub(crate) use reader::{parse_json, read_text};
 
 /// An encoder family; its `Display` is the `model_type` in `config.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -170,7 +170,7 @@ impl Config {
     /// When it is missing, no JSON, of an unsupported family, or has a value that cannot be.
     pub fn read(folder: &Path) -> Result<Config, Error> {
         let path = folder.join("config.json");
-        Config::parse(&path, &read_json_text(&path)?)
+        Config::parse(&path, &read_text(&path)?)
     }
 
     /// Reads a config from the text of a `config.json`.

@@ -33,6 +33,15 @@ pub enum Error {
         limit_bytes: u64,
     },
 
+    /// Not a text.
+    #[error("{}: expected UTF-8 text, found another byte at position {position}; is it cut or another kind of file?", path.display())]
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// The first byte that is not UTF-8.
+        position: usize,
+    },
+
     /// Not JSON, or not of the expected form.
     #[error("{}: not valid JSON: {reason}", path.display())]
     Json {

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::Error;
-use crate::config::{parse_json, read_json_text};
+use crate::config::{parse_json, read_text};
 use crate::error::shorten;
 
 /// The value of `peft_type`.
@@ -72,7 +72,7 @@ impl AdapterConfig {
     /// # Errors
     /// When it is missing or no JSON, of another `peft_type`, or has a value that cannot be.
     pub fn read(path: &Path) -> Result<AdapterConfig, Error> {
-        AdapterConfig::parse(path, &read_json_text(path)?)
+        AdapterConfig::parse(path, &read_text(path)?)
     }
 
     /// Reads the text of an `adapter_config.json`; `path` is for messages.

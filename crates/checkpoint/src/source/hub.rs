@@ -76,7 +76,9 @@ pub(super) fn fetch(model: &Model, options: &FetchOptions) -> Result<PathBuf, Er
     let environment = options.environment();
     let storage = Storage::new(&environment.hub_cache()?, &model.id);
     let cached = storage.cached(&model.revision);
-    if let Some(folder) = cached.as_ref().filter(|_| snapshot::is_commit(&model.revision)) {
+    // What a commit holds never changes; but others may have fetched only a part of it.
+    if let Some(folder) = cached.as_ref().filter(|folder| snapshot::is_commit(&model.revision) && has_tokenizer(folder))
+    {
         return Ok(folder.clone());
     }
     if options.offline || environment.hub_offline() {
@@ -246,6 +248,11 @@ fn complete(folder: &Path) -> bool {
     let weights = has(WEIGHTS)
         || has(INDEX) && shard_names(&folder.join(INDEX)).is_ok_and(|shards| shards.iter().all(|name| has(name)));
     has("config.json") && weights
+}
+
+/// Whether a snapshot has a tokenizer that can be read.
+fn has_tokenizer(folder: &Path) -> bool {
+    ["tokenizer.json", "vocab.txt", "vocab.json"].iter().any(|name| folder.join(name).is_file())
 }
 
 #[cfg(test)]

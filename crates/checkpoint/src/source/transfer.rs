@@ -134,7 +134,7 @@ impl Client {
             request = request.header("range", format!("bytes={from}-"));
         }
         let request = request.body(()).map_err(|error| failed(&error))?;
-        let (parts, body) = self.agent.run(request).map_err(|error| failed(&error))?.into_parts();
+        let (parts, body) = self.agent.run(request).map_err(|error| failed(&explain(&error)))?.into_parts();
         Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, url: url.to_owned(), body })
     }
 
@@ -243,6 +243,20 @@ enum Interrupted {
     Again(String),
     /// It will not.
     Final(String),
+}
+
+/// An error of the client, with what helps against it where that is known.
+fn explain(error: &ureq::Error) -> String {
+    let text = error.to_string();
+    if text.contains("No CA certificates") {
+        return format!("{text}; install the system's ca-certificates, or set SSL_CERT_FILE to a file of trusted ones");
+    }
+    if text.contains("invalid peer certificate") {
+        return format!(
+            "{text}; does a proxy intercept the connection? Set SSL_CERT_FILE to a file with its certificate too"
+        );
+    }
+    text
 }
 
 fn backoff(attempt: u32) -> Duration {

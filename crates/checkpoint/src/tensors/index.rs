@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{Shard, TensorFile};
 use crate::Error;
-use crate::config::read_json_text;
+use crate::config::read_text;
 use crate::error::shorten;
 
 #[derive(Deserialize)]
@@ -61,7 +61,7 @@ pub(crate) fn shard_names(path: &Path) -> Result<BTreeSet<String>, Error> {
 }
 
 fn read(path: &Path) -> Result<Index, Error> {
-    let text = read_json_text(path)?;
+    let text = read_text(path)?;
     serde_json::from_str(&text)
         .map_err(|error| Error::Json { path: path.to_path_buf(), reason: shorten(&error.to_string()) })
 }

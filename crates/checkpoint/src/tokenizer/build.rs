@@ -16,14 +16,14 @@ use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
 use super::settings::Settings;
 use super::{failed, guarded};
 use crate::Error;
-use crate::config::{Family, parse_json, read_json_text};
+use crate::config::{Family, parse_json, read_text};
 use crate::error::shorten;
 
 /// The tokenizer of a model folder and the file it was read from.
 pub(super) fn open(folder: &Path, family: Family, settings: &Settings) -> Result<(PathBuf, Library), Error> {
     let json = folder.join("tokenizer.json");
     if json.is_file() {
-        let text = read_json_text(&json)?;
+        let text = read_text(&json)?;
         let mut library =
             guarded(&json, || Library::from_bytes(text.as_bytes()).map_err(|error| failed(&json, error)))?;
         adjust(&mut library, settings).map_err(|error| failed(&json, error))?;
@@ -92,7 +92,7 @@ fn word_piece(path: &Path, family: Family, settings: &Settings) -> Result<Librar
         Some("BertTokenizer" | "DistilBertTokenizer") => false,
         _ => family == Family::MpNet,
     };
-    let text = read_json_text(path)?;
+    let text = read_text(path)?;
     let vocabulary: Vocab = lines(&text).enumerate().map(|(id, token)| (token.to_owned(), id as u32)).collect();
     let names: &[(&str, &str)] = match like_mpnet {
         true => &[
@@ -221,7 +221,7 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn vocabulary_of(path: &Path) -> Result<Vocab, Error> {
-    let object = parse_json(path, &read_json_text(path)?)?;
+    let object = parse_json(path, &read_text(path)?)?;
     let id = |(token, id): (String, Value)| match id.as_u64().and_then(|id| u32::try_from(id).ok()) {
         Some(id) => Ok((token, id)),
         None => Err(failed(path, format!("{}: expected an id, found {}", shorten(&token), shorten(&id.to_string())))),
@@ -230,7 +230,7 @@ fn vocabulary_of(path: &Path) -> Result<Vocab, Error> {
 }
 
 fn merges_of(path: &Path) -> Result<Vec<(String, String)>, Error> {
-    let text = read_json_text(path)?;
+    let text = read_text(path)?;
     let mut merges = Vec::new();
     for (number, line) in lines(&text).enumerate() {
         if line.starts_with("#version") || line.is_empty() {

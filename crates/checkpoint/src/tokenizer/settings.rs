@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use tokenizers::{AddedToken, TruncationDirection};
 
 use crate::Error;
-use crate::config::{parse_json, read_json_text};
+use crate::config::{parse_json, read_text};
 use crate::error::shorten;
 
 /// The settings that matter for encoding. What a file does not say is `None`.
@@ -126,5 +126,5 @@ fn read_if_there(path: &Path) -> Result<Map<String, Value>, Error> {
     if !path.is_file() {
         return Ok(Map::new());
     }
-    parse_json(path, &read_json_text(path)?)
+    parse_json(path, &read_text(path)?)
 }

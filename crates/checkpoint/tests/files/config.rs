@@ -177,6 +177,19 @@ fn what_is_no_json_object_is_said_to_be_none() {
 }
 
 #[test]
+fn what_is_no_text_is_said_to_be_none() {
+    let folder = crate::support::folder();
+    crate::support::write(&folder.path().join("config.json"), b"{\"model_type\": \"\xff\"}");
+    let error = Config::read(folder.path()).expect_err("no text").to_string();
+    assert!(
+        error.ends_with(
+            "config.json: expected UTF-8 text, found another byte at position 16; is it cut or another kind of file?"
+        ),
+        "{error}"
+    );
+}
+
+#[test]
 fn unknown_keys_survive() {
     let config = read("bert", json!({"torch_dtype": "float32", "mine": [1, 2]})).expect("a config");
     assert_eq!(config.raw["mine"], json!([1, 2]));

@@ -111,6 +111,25 @@ fn a_model_is_fetched_once_into_the_layout_python_shares() {
 }
 
 #[test]
+fn what_python_fetched_is_used_and_what_it_left_out_is_added() {
+    let cache = folder();
+    let snapshot = cache.path().join("hub/models--org--name/snapshots").join(COMMIT);
+    write(&cache.path().join("hub/models--org--name/refs/main"), COMMIT);
+    write(&snapshot.join("config.json"), CONFIG);
+    write(&snapshot.join("model.safetensors"), weights());
+    let offline = [("HF_HUB_OFFLINE", "ON")];
+    assert_eq!(fetch("org/name", cache.path(), "http://127.0.0.1:1", &offline).0.expect("all of a model"), snapshot);
+    let data = Server::start(|_| Reply::ok(weights()));
+    let hub = hub(model_files(), &data);
+    let found = fetch(&format!("org/name@{COMMIT}"), cache.path(), &hub.url(), &[]).0.expect("with its vocabulary");
+    assert_eq!(found, snapshot);
+    assert!(snapshot.join("vocab.txt").is_file());
+    assert!(data.requests().is_empty(), "the weights were there");
+    let asked: Vec<String> = hub.requests().into_iter().map(|request| request.path).collect();
+    assert_eq!(asked.iter().filter(|path| path.contains("/resolve/")).count(), 2, "{asked:?}");
+}
+
+#[test]
 fn the_token_goes_to_the_hub_and_to_nobody_else() {
     let cache = folder();
     let data = Server::start(|_| Reply::ok(weights()));
