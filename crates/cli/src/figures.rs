@@ -52,10 +52,19 @@ fn scaled(mut value: f64, units: &[&str]) -> String {
     if unit == 0 { format!("{value:.0}{}", units[0]) } else { format!("{value:.1}{}", units[unit]) }
 }
 
-/// A duration: `820 ms`, `4.2 s`, `3 min 12 s`, `2 h 05 min`.
+/// A count with its noun: `1 epoch`, `2.5 epochs`; the plural with an s.
+pub fn counted(count: impl std::fmt::Display, noun: &str) -> String {
+    let count = count.to_string();
+    let plural = if count == "1" { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
+/// A duration: `4.82 ms`, `820 ms`, `4.2 s`, `3 min 12 s`, `2 h 05 min`.
 pub fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     match seconds {
+        _ if seconds < 0.009_995 => format!("{:.2} ms", seconds * 1e3),
+        _ if seconds < 0.099_95 => format!("{:.1} ms", seconds * 1e3),
         _ if seconds < 0.9995 => format!("{:.0} ms", seconds * 1e3),
         _ if seconds < 59.95 => format!("{seconds:.1} s"),
         _ => {
@@ -94,12 +103,15 @@ mod tests {
         assert_eq!(bytes(12), "12 B");
         assert_eq!(bytes(90_868_376), "90.9 MB");
         assert_eq!(count(999_999), "1.0 M");
+        assert_eq!(counted(1, "step"), "1 step");
+        assert_eq!(counted("2.5", "epoch"), "2.5 epochs");
         assert_eq!(rate(1234.4), "1,234");
         assert_eq!(rate(0.8449), "0.84");
     }
 
     #[test]
     fn durations_choose_their_unit() {
+        assert_eq!(duration(Duration::from_micros(4_820)), "4.82 ms");
         assert_eq!(duration(Duration::from_millis(820)), "820 ms");
         assert_eq!(duration(Duration::from_millis(4240)), "4.2 s");
         assert_eq!(duration(Duration::from_millis(59_990)), "1 min 00 s");

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::figures::duration;
 use crate::output::note;
 
-/// How often a plain line is printed at most, and after how long the first.
+/// How long it takes until the first plain line; later the pauses grow with the time already spent.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(20);
 
 /// The progress of one piece of work.
@@ -88,7 +88,8 @@ impl Progress {
     }
 
     fn plain_line(&self, position: u64, message: impl Fn() -> String) {
-        if !self.plain || self.last_line.get().elapsed() < PLAIN_INTERVAL {
+        let pause = PLAIN_INTERVAL.max(self.elapsed() / 8);
+        if !self.plain || self.last_line.get().elapsed() < pause {
             return;
         }
         self.last_line.set(Instant::now());

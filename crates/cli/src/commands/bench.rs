@@ -10,7 +10,7 @@ use finegates_infer::{Artifact, Encoded, Engine, Text};
 use finegates_kernels::random;
 use serde::Serialize;
 
-use super::model::{ModelArguments, TextColumns};
+use super::model::{ModelArguments, Pair, TextColumns};
 use crate::arguments::Common;
 use crate::figures::{duration, integer, rate};
 use crate::output::note;
@@ -24,8 +24,8 @@ Examples:
   finegates bench models/a models/b --batch 1 --length 32      one text at a time
   finegates bench models/a models/b --threads 1 --rounds 50
 
-The models take turns within every round. Times are of the forward pass alone; --with-tokenizer adds reading the texts.
-A model without a task head is timed with a random one.";
+The models take turns within every round. Times are of the forward pass alone; --with-tokenizer
+adds reading the texts. A model without a task head is timed with a random one.";
 
 /// Time models in alternation on the same input
 #[derive(Args, Debug)]
@@ -78,28 +78,27 @@ struct Report {
 }
 
 /// One model's times.
-#[derive(Serialize)]
-struct Measured {
-    model: String,
-    kind: String,
-    sequences: usize,
-    tokens: usize,
-    median_ms: f64,
-    lower_quartile_ms: f64,
-    upper_quartile_ms: f64,
-    sequences_per_second: f64,
-    tokens_per_second: f64,
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    pub model: String,
+    pub kind: String,
+    pub sequences: usize,
+    pub tokens: usize,
+    pub median_ms: f64,
+    pub lower_quartile_ms: f64,
+    pub upper_quartile_ms: f64,
+    pub sequences_per_second: f64,
+    pub tokens_per_second: f64,
     /// The first model's median over this one's: above 1 is faster than the first.
-    speed_to_first: f64,
-    times_ms: Vec<f64>,
+    pub speed_to_first: f64,
+    pub times_ms: Vec<f64>,
 }
 
 /// A model with its input, ready to run.
-struct Runner {
-    name: String,
-    engine: Engine,
-    encoded: Vec<Encoded>,
-    times: Vec<Duration>,
+pub struct Runner {
+    pub name: String,
+    pub engine: Engine,
+    pub encoded: Vec<Encoded>,
 }
 
 /// Runs the command.
@@ -109,24 +108,37 @@ pub fn run(arguments: &BenchArguments, common: &Common) -> anyhow::Result<()> {
     for name in &arguments.models {
         runners.push(Runner::new(name, arguments, texts.as_deref(), common).with_context(|| name.clone())?);
     }
-    let progress = Progress::bar("timing", u64::from(arguments.warm_up + arguments.rounds));
-    for round in 0..arguments.warm_up + arguments.rounds {
+    let texts = texts.as_deref().filter(|_| arguments.with_tokenizer);
+    let models = alternate(&runners, texts, arguments.warm_up, arguments.rounds)?;
+    let report = report(arguments, models);
+    common.output().result(&text(&report), &report)
+}
+
+/// Times the models in turns, and sums up.
+pub fn alternate(
+    runners: &[Runner],
+    texts: Option<&[Pair]>,
+    warm_up: u32,
+    rounds: u32,
+) -> anyhow::Result<Vec<Measured>> {
+    let progress = Progress::bar("timing", u64::from(warm_up + rounds));
+    let mut times = vec![Vec::new(); runners.len()];
+    for round in 0..warm_up + rounds {
         for turn in 0..runners.len() {
             // Each round begins with another model, so that none always follows the same one.
             let index = (turn + round as usize) % runners.len();
-            let elapsed = runners[index].time(texts.as_deref().filter(|_| arguments.with_tokenizer))?;
-            if round >= arguments.warm_up {
-                runners[index].times.push(elapsed);
+            let elapsed = runners[index].time(texts)?;
+            if round >= warm_up {
+                times[index].push(elapsed.as_secs_f64() * 1e3);
             }
         }
         progress.advance(1);
     }
     progress.finish();
-    let report = report(arguments, runners);
-    common.output().result(&text(&report), &report)
+    Ok(measured(runners, times))
 }
 
-fn read_texts(arguments: &BenchArguments) -> anyhow::Result<Vec<(String, Option<String>)>> {
+fn read_texts(arguments: &BenchArguments) -> anyhow::Result<Vec<Pair>> {
     let Some(path) = &arguments.data else { return Ok(Vec::new()) };
     let mut rows = TextRows::open(path, arguments.format, &arguments.columns.choice(None))?;
     let mut texts = Vec::new();
@@ -143,12 +155,7 @@ fn read_texts(arguments: &BenchArguments) -> anyhow::Result<Vec<(String, Option<
 }
 
 impl Runner {
-    fn new(
-        name: &str,
-        arguments: &BenchArguments,
-        texts: Option<&[(String, Option<String>)]>,
-        common: &Common,
-    ) -> anyhow::Result<Runner> {
+    fn new(name: &str, arguments: &BenchArguments, texts: Option<&[Pair]>, common: &Common) -> anyhow::Result<Runner> {
         let options = arguments.model_options.options(true, common);
         let artifact = Artifact::find(name, options.which, options.base.as_deref(), &options.fetch)?;
         let (engine, encoded) = match texts {
@@ -167,10 +174,10 @@ impl Runner {
         if !engine.untrained().is_empty() {
             note(&format!("note: {name} has no task head; it is timed with a random one"));
         }
-        Ok(Runner { name: name.to_owned(), engine, encoded, times: Vec::new() })
+        Ok(Runner { name: name.to_owned(), engine, encoded })
     }
 
-    fn time(&self, texts: Option<&[(String, Option<String>)]>) -> anyhow::Result<Duration> {
+    fn time(&self, texts: Option<&[Pair]>) -> anyhow::Result<Duration> {
         let start = Instant::now();
         let fresh = texts.map(|texts| encode(&self.engine, texts)).transpose()?;
         let logits = self.engine.logits_of(fresh.as_ref().unwrap_or(&self.encoded))?;
@@ -180,7 +187,8 @@ impl Runner {
     }
 }
 
-fn encode(engine: &Engine, texts: &[(String, Option<String>)]) -> anyhow::Result<Vec<Encoded>> {
+/// Texts as an engine reads them.
+pub fn encode(engine: &Engine, texts: &[Pair]) -> anyhow::Result<Vec<Encoded>> {
     let texts: Vec<Text<'_>> = texts.iter().map(|(text, pair)| Text { text, pair: pair.as_deref() }).collect();
     Ok(engine.encode(&texts)?)
 }
@@ -208,21 +216,18 @@ fn random_tokens(engine: &Engine, sequences: usize, length: usize) -> anyhow::Re
     Ok((0..sequences).map(sequence).collect())
 }
 
-fn report(arguments: &BenchArguments, runners: Vec<Runner>) -> Report {
-    let mut models = Vec::new();
-    let mut first = 0.0;
-    for runner in &runners {
-        let mut times: Vec<f64> = runner.times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
-        let in_order = times.clone();
+/// Medians and ratios of the times in milliseconds, one list a model.
+fn measured(runners: &[Runner], times: Vec<Vec<f64>>) -> Vec<Measured> {
+    let mut first = None;
+    let measure = |(runner, in_order): (&Runner, Vec<f64>)| {
+        let mut times = in_order.clone();
         times.sort_by(f64::total_cmp);
         let median = quantile(&times, 0.5);
-        if models.is_empty() {
-            first = median;
-        }
+        let first = *first.get_or_insert(median);
         let (sequences, tokens) = (runner.encoded.len(), runner.encoded.iter().map(|one| one.ids.len()).sum::<usize>());
         #[allow(clippy::cast_precision_loss)]
         let per_second = |count: usize| count as f64 / median * 1e3;
-        models.push(Measured {
+        Measured {
             model: runner.name.clone(),
             kind: runner.engine.artifact().kind.to_string(),
             sequences,
@@ -234,8 +239,12 @@ fn report(arguments: &BenchArguments, runners: Vec<Runner>) -> Report {
             tokens_per_second: per_second(tokens),
             speed_to_first: first / median,
             times_ms: in_order,
-        });
-    }
+        }
+    };
+    runners.iter().zip(times).map(measure).collect()
+}
+
+fn report(arguments: &BenchArguments, models: Vec<Measured>) -> Report {
     let input = match &arguments.data {
         Some(path) => {
             let sequences = models.first().map_or(0, |model| model.sequences);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
 use finegates_checkpoint::{Checkpoint, Tokenizer};
 use finegates_compress::removal::Totals;
@@ -12,7 +12,7 @@ use finegates_infer::{Artifact, Kind};
 use finegates_model::{Batch, Model};
 use serde::Serialize;
 
-use super::model::{Saved, TextColumns};
+use super::model::{Pair, Saved, TextColumns};
 use crate::arguments::Common;
 use crate::figures::{bytes, count, integer, ratio, share};
 use crate::output::{CheckFailed, note};
@@ -24,9 +24,10 @@ Examples:
   finegates compress runs/sst2 --output models/sst2 --checkpoint last --overwrite
   finegates compress path/to/peft-adapter --output models/mrpc --base path/to/roberta-base
 
-Nothing is approximated: gate values are folded into the weights, what they closed is left out, and so is what nothing
-reads any more because of that. Before the result is put in place it is read back, and both models answer a probe; if
-their logits differ by more than 1e-4 of their scale, nothing is written and the exit status is 1.";
+Nothing is approximated: gate values are folded into the weights, what they closed is left out,
+and so is what nothing reads any more because of that. Before the result is put in place it is
+read back, and both models answer a probe; if their logits differ by more than 1e-4 of their
+scale, nothing is written and the exit status is 1.";
 
 /// Remove what a run's gates closed and write the smaller model
 #[derive(Args, Debug)]
@@ -108,12 +109,13 @@ pub fn compress(
     }
     let tokenizer = tokenizer(&artifact, &base)?;
     let probe = probe(&artifact, &model, tokenizer.as_ref())?;
+    let (tokenizer_files, _changed) = tokenizer_files(tokenizer.as_ref(), artifact.trained_length)?;
     let request = Request {
         base: &base,
         model: &model,
         method,
         labels: &artifact.labels(&base)?,
-        tokenizer_files: &tokenizer.as_ref().map(Tokenizer::files).unwrap_or_default(),
+        tokenizer_files: &tokenizer_files,
         probe: &probe,
         source: Source {
             base: artifact.base_name().unwrap_or_default(),
@@ -144,6 +146,32 @@ fn tokenizer(artifact: &Artifact, base: &Checkpoint) -> anyhow::Result<Option<To
     }
     note("note: no tokenizer found, so the compact model will have none either and can only be timed on token ids");
     Ok(None)
+}
+
+/// The tokenizer's files to copy. The length a run cut its texts to becomes `model_max_length` in
+/// `tokenizer_config.json`, so that the compact model reads texts as the run did; the changed file lies in a folder that
+/// lives as long as the second value.
+fn tokenizer_files(
+    tokenizer: Option<&Tokenizer>,
+    length: Option<usize>,
+) -> anyhow::Result<(Vec<PathBuf>, Option<tempfile::TempDir>)> {
+    const NAME: &str = "tokenizer_config.json";
+    let mut files = tokenizer.map(Tokenizer::files).unwrap_or_default();
+    let Some(length) = length.filter(|_| !files.is_empty()) else { return Ok((files, None)) };
+    let is_settings = |path: &PathBuf| path.file_name().is_some_and(|name| name == NAME);
+    let mut settings = serde_json::Map::new();
+    if let Some(path) = files.iter().find(|path| is_settings(path)) {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        settings = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    }
+    settings.insert("model_max_length".to_owned(), length.into());
+    let folder = tempfile::tempdir().context("a temporary folder cannot be made")?;
+    let path = folder.path().join(NAME);
+    let text = serde_json::to_string_pretty(&settings)? + "\n";
+    std::fs::write(&path, text).with_context(|| path.display().to_string())?;
+    files.retain(|path| !is_settings(path));
+    files.push(path);
+    Ok((files, Some(folder)))
 }
 
 fn probe(
@@ -179,9 +207,6 @@ fn read_probe(path: &Path, arguments: &CompressArguments, size: usize) -> anyhow
     }
     Ok(texts)
 }
-
-/// A text with its second text.
-pub type Pair = (String, Option<String>);
 
 /// Texts of the run's own validation data, as far as they can still be read.
 fn own_validation_texts(artifact: &Artifact, size: usize) -> Vec<Pair> {

@@ -26,9 +26,9 @@ Examples:
   finegates eval models/mine --data dev.csv --text body --label topic
   finegates eval models/mine --data first.csv --data second.csv --json
 
-A folder given with --data is looked through for its validation files, as in training. Metrics are those of the task, or
-accuracy and macro F1, or the two correlations for numbers. 'majority' is the share of the most frequent label: what a
-model that always answers the same would reach.";
+A folder given with --data is looked through for its validation files, as in training. Metrics
+are those of the task, or accuracy and macro F1, or the two correlations for numbers. 'majority'
+is the share of the most frequent label: what a model that always answers the same would reach.";
 
 /// How many texts are answered between two looks at the progress bar.
 const TEXTS_TOGETHER: usize = 512;

@@ -23,12 +23,12 @@ Examples:
   finegates inspect runs/sst2                      a training run: its best adapter
   finegates inspect runs/sst2 --checkpoint last    the adapter saved last
   finegates inspect models/sst2                    a compact model
-  finegates inspect path/to/adapter                an adapter in PEFT's layout; its base model is not needed
+  finegates inspect path/to/adapter                an adapter in PEFT's layout, without its base
   finegates inspect sentence-transformers/all-MiniLM-L6-v2
   finegates inspect runs/sst2 --json | jq .removed_with_liveness
 
-'by gates' counts weights in a row or column whose gate is 0. 'with liveness' adds what nothing reads any more because
-of that; it is what `finegates compress` removes.";
+'by gates' counts weights in a row or column whose gate is 0. 'with liveness' adds what nothing
+reads any more because of that; it is what `finegates compress` removes.";
 
 /// Show what a checkpoint, run, adapter or compact model holds and what its gates remove
 #[derive(Args, Debug)]
@@ -281,7 +281,8 @@ fn text(report: &Report, projections: bool) -> String {
     }
     if let Some(parameters) = report.parameters {
         let size = report.file_size_bytes.map(|size| format!(" in {}", bytes(size))).unwrap_or_default();
-        lines.push(("parameters", format!("{}{size}", integer(parameters))));
+        let name = if report.adapter.is_some() { "trained values" } else { "parameters" };
+        lines.push((name, format!("{}{size}", integer(parameters))));
     }
     if let Some(adapter) = &report.adapter {
         let (target, weight) = (&adapter["target_sparsity"], &adapter["sparsity_loss_weight"]);

