@@ -47,6 +47,18 @@ fn relu(x: f32) -> f32 {
 }
 
 #[inline(always)]
+fn relu_slope(x: f32) -> f32 {
+    // NaN stays NaN.
+    if x > 0.0 {
+        1.0
+    } else if x <= 0.0 {
+        0.0
+    } else {
+        x
+    }
+}
+
+#[inline(always)]
 fn silu<const FMA: bool>(x: f32) -> f32 {
     x * math::sigmoid::<FMA>(x)
 }
@@ -79,18 +91,21 @@ fn tanh_slope<const FMA: bool>(x: f32) -> f32 {
     1.0 - t * t
 }
 
-#[inline(always)]
-fn map(x: &mut [f32], f: impl Fn(f32) -> f32) {
-    for x in x {
-        *x = f(*x);
-    }
+// Loops are macros: a function handed to a loop would not be compiled for the caller's instruction set.
+macro_rules! map {
+    ($x:expr, $f:expr) => {
+        for x in $x {
+            *x = $f(*x);
+        }
+    };
 }
 
-#[inline(always)]
-fn map_gradient(x: &[f32], d: &mut [f32], slope: impl Fn(f32) -> f32) {
-    for (d, &x) in d.iter_mut().zip(x) {
-        *d *= slope(x);
-    }
+macro_rules! map_gradient {
+    ($x:expr, $d:expr, $slope:expr) => {
+        for (d, &x) in $d.iter_mut().zip($x) {
+            *d *= $slope(x);
+        }
+    };
 }
 
 /// Applies `kind` to a run of values; inlined into other kernels' bodies.
@@ -98,11 +113,11 @@ fn map_gradient(x: &[f32], d: &mut [f32], slope: impl Fn(f32) -> f32) {
 pub(crate) fn apply<const FMA: bool>(kind: Activation, x: &mut [f32]) {
     match kind {
         Activation::None => {}
-        Activation::Gelu => map(x, gelu::<FMA>),
-        Activation::GeluTanh => map(x, gelu_tanh::<FMA>),
-        Activation::Relu => map(x, relu),
-        Activation::Silu => map(x, silu::<FMA>),
-        Activation::Tanh => map(x, math::tanh::<FMA>),
+        Activation::Gelu => map!(x, gelu::<FMA>),
+        Activation::GeluTanh => map!(x, gelu_tanh::<FMA>),
+        Activation::Relu => map!(x, relu),
+        Activation::Silu => map!(x, silu::<FMA>),
+        Activation::Tanh => map!(x, math::tanh::<FMA>),
     }
 }
 
@@ -114,11 +129,11 @@ kernel! {
     fn backward(kind: Activation, x: &[f32], d: &mut [f32]) {
         match kind {
             Activation::None => {}
-            Activation::Gelu => map_gradient(x, d, gelu_slope::<FMA>),
-            Activation::GeluTanh => map_gradient(x, d, gelu_tanh_slope::<FMA>),
-            Activation::Relu => map_gradient(x, d, |x| if x > 0.0 { 1.0 } else if x <= 0.0 { 0.0 } else { x }),
-            Activation::Silu => map_gradient(x, d, silu_slope::<FMA>),
-            Activation::Tanh => map_gradient(x, d, tanh_slope::<FMA>),
+            Activation::Gelu => map_gradient!(x, d, gelu_slope::<FMA>),
+            Activation::GeluTanh => map_gradient!(x, d, gelu_tanh_slope::<FMA>),
+            Activation::Relu => map_gradient!(x, d, relu_slope),
+            Activation::Silu => map_gradient!(x, d, silu_slope::<FMA>),
+            Activation::Tanh => map_gradient!(x, d, tanh_slope::<FMA>),
         }
     }
 }

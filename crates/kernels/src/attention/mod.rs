@@ -1,8 +1,13 @@
 //! Multi-head self attention over ragged sequences, forward and backward. Probabilities are never stored: the backward
 //! pass makes them again from the scores and their log-sum-exp.
 
+mod blocked;
+#[cfg(test)]
 mod reference;
+#[cfg(test)]
+mod tests;
 
+use crate::cpu;
 use crate::dropout::Dropout;
 use crate::parallel::{self, Shared};
 
@@ -95,10 +100,11 @@ pub fn attention_forward(
     output.fill(0.0);
     let output = Shared::new(output);
     let saved = log_sum_exp.map(Shared::new);
+    let isa = cpu::isa();
     let count = layout.offsets.len().saturating_sub(1);
     parallel::tasks(count * layout.heads.len(), true, |task| {
         let (sequence, head) = (task / layout.heads.len(), task % layout.heads.len());
-        reference::forward(layout, sequence, head, q, k, v, &output, saved.as_ref());
+        blocked::forward(layout, isa, sequence, head, q, k, v, &output, saved.as_ref());
     });
 }
 
@@ -149,11 +155,12 @@ pub fn attention_backward(
         layout.position_bias.filter(|_| d_bias_table.is_some()).map_or(0, |(_, max)| (2 * max).saturating_sub(1));
     let mut bias_parts = vec![0.0; count * heads * width];
     let shared_bias = Shared::new(&mut bias_parts);
+    let isa = cpu::isa();
     parallel::tasks(count * heads, true, |task| {
         let (sequence, head) = (task / heads, task % heads);
         // SAFETY: every task has a run of its own.
         let d_bias = unsafe { shared_bias.slice(task * width, width) };
-        reference::backward(layout, sequence, head, q, k, v, output, d_output, log_sum_exp, &parts, d_bias);
+        blocked::backward(layout, isa, sequence, head, q, k, v, output, d_output, log_sum_exp, &parts, d_bias);
     });
     if let Some(d_table) = d_bias_table.filter(|_| width > 0) {
         for (task, part) in bias_parts.chunks_exact(width).enumerate() {
@@ -169,6 +176,7 @@ fn task_dropout(dropout: &Dropout, heads: usize, sequence: usize, head: usize) -
 }
 
 /// The factor of the probability of query `i` and key `j`.
+#[cfg(test)]
 fn element_factor(
     dropout: &Dropout,
     heads: usize,

@@ -1,15 +1,21 @@
 //! Products with a frozen weight: gather and scale the input's columns, multiply, then scale, bias, activation and
-//! scatter. The weight is packed once into panels of [`PANEL`] outputs.
+//! scatter. The weight is packed once into panels of 32 outputs.
 
+pub(crate) mod aligned;
+pub(crate) mod driver;
+pub(crate) mod operand;
 mod packed;
+pub(crate) mod tile;
+mod transpose;
 
 pub use crate::activation::Activation;
 pub use packed::PackedMatrix;
 
-use packed::PANEL;
+use driver::{Product, Target};
+use operand::{Left, Right};
 
 use crate::cpu;
-use crate::parallel::{self, Shared};
+use crate::parallel::Shared;
 
 /// The left operand of [`multiply`]: `T` rows of activations.
 #[derive(Debug, Clone, Copy)]
@@ -59,39 +65,25 @@ pub fn multiply(input: &Input<'_>, weight: &PackedMatrix, depth: Option<&[u32]>,
     if let Some(row) = depth.and_then(|depth| depth.iter().find(|&&row| row as usize >= weight.depth())) {
         panic!("multiply: depth row {row} of {}", weight.depth());
     }
-    let stride = output.stride;
-    let (columns, bias, scale, activation, add) =
-        (output.columns, output.bias, output.scale, output.activation, output.add);
-    let width = columns.map_or(weight.outputs(), |columns| columns.iter().max().map_or(0, |&n| n as usize + 1));
-    let shared = Shared::new(output.data);
-    let isa = cpu::isa();
-    parallel::tasks(input.rows, input.rows * weight.outputs() * k > 100_000, |t| {
-        // SAFETY: every task has a row of its own.
-        let out = unsafe { shared.slice(t * stride, width) };
-        let row = &input.data[t * input.stride..];
-        let mut a: Vec<f32> = match input.columns {
-            Some(columns) => columns.iter().map(|&column| row[column as usize]).collect(),
-            None => row[..k].to_vec(),
-        };
-        if let Some(scale) = input.scale {
-            a.iter_mut().zip(scale).for_each(|(a, &scale)| *a *= scale);
-        }
-        for first in (0..weight.outputs()).step_by(PANEL) {
-            let mut sums = [0.0; PANEL];
-            packed::dot_panel(isa, &a, weight.panel(first / PANEL), depth, &mut sums);
-            let count = PANEL.min(weight.outputs() - first);
-            let sums = &mut sums[..count];
-            for (j, sum) in sums.iter_mut().enumerate() {
-                *sum += bias.map_or(0.0, |bias| bias[first + j]);
-                *sum *= scale.map_or(1.0, |scale| scale[first + j]);
-            }
-            crate::activation::activate_in_place(activation, sums);
-            for (j, &sum) in sums.iter().enumerate() {
-                let at = columns.map_or(first + j, |columns| columns[first + j] as usize);
-                out[at] = if add { out[at] + sum } else { sum };
-            }
-        }
-    });
+    let product = Product {
+        rows: input.rows,
+        depth: k,
+        outputs: weight.outputs(),
+        left: Left::Rows { data: input.data, stride: input.stride, columns: input.columns, scale: input.scale },
+        right: weight.operand(depth),
+        target: Target {
+            out: Shared::new(output.data),
+            start: 0,
+            stride: output.stride,
+            columns: output.columns,
+            bias: output.bias,
+            scale: output.scale,
+            activation: output.activation,
+            add: output.add,
+        },
+    };
+    // SAFETY: the output is borrowed exclusively, its rows do not overlap and no two outputs share a column (`check_output`).
+    unsafe { product.run_parallel(cpu::isa()) };
 }
 
 fn check_input(input: &Input<'_>, k: usize) {
@@ -161,12 +153,14 @@ pub fn multiply_transposed(
     check_rows("multiply_transposed: a", a.len(), t, a_stride, n);
     check_rows("multiply_transposed: b", b.len(), t, b_stride, k);
     assert_eq!(out.len(), n * k, "multiply_transposed: out of {n} rows and {k} columns");
-    parallel::rows_mut(out, k, |first, out| {
-        for t in 0..t {
-            for (row, out) in out.chunks_exact_mut(k).enumerate() {
-                let factor = a[t * a_stride + first + row];
-                out.iter_mut().zip(&b[t * b_stride..][..k]).for_each(|(out, &b)| *out += factor * b);
-            }
-        }
-    });
+    let product = Product {
+        rows: n,
+        depth: t,
+        outputs: k,
+        left: Left::Transposed { data: a, stride: a_stride },
+        right: Right::Rows { data: b, stride: b_stride },
+        target: Target::plain(Shared::new(out), 0, k, true),
+    };
+    // SAFETY: the output is borrowed exclusively and its rows do not overlap.
+    unsafe { product.run_parallel(cpu::isa()) };
 }

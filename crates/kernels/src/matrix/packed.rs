@@ -1,7 +1,11 @@
-//! The packed form of a frozen weight: panels of 32 outputs, each `[depth, 32]`, the last one padded with zeros.
+//! The packed form of a frozen weight: panels of 32 outputs, each `[depth, 32]`, the last one padded. The form is the same
+//! for every instruction set.
 
-use crate::cpu::kernel;
-use crate::math::mul_add;
+use super::aligned::Aligned;
+use super::operand::Right;
+use super::transpose::{GROUP, transpose_group};
+use crate::cpu;
+use crate::parallel::{self, Shared};
 
 /// Outputs of a panel: two vectors of the widest instruction set.
 pub(crate) const PANEL: usize = 32;
@@ -11,7 +15,7 @@ pub(crate) const PANEL: usize = 32;
 pub struct PackedMatrix {
     outputs: usize,
     depth: usize,
-    panels: Vec<f32>,
+    panels: Aligned,
 }
 
 impl PackedMatrix {
@@ -22,14 +26,19 @@ impl PackedMatrix {
     pub fn rows(weight: &[f32], rows: usize, columns: usize, kept: Option<&[u32]>) -> Self {
         assert_eq!(weight.len(), rows * columns, "PackedMatrix::rows: weight of {rows} rows and {columns} columns");
         let outputs = kept_count("PackedMatrix::rows", kept, rows);
-        let mut panels = vec![0.0; outputs.div_ceil(PANEL) * PANEL * columns];
-        for output in 0..outputs {
-            let row = kept.map_or(output, |kept| kept[output] as usize);
-            for k in 0..columns {
-                panels[(output / PANEL * columns + k) * PANEL + output % PANEL] = weight[row * columns + k];
+        let isa = cpu::isa();
+        Self::fill(outputs, columns, |panel, out| {
+            let last = outputs - panel * PANEL - 1;
+            for start in (0..PANEL).step_by(GROUP) {
+                // Lanes beyond the outputs repeat the last one; nobody reads their results.
+                let group: [&[f32]; GROUP] = std::array::from_fn(|i| {
+                    let output = panel * PANEL + (start + i).min(last);
+                    let row = kept.map_or(output, |kept| kept[output] as usize);
+                    &weight[row * columns..][..columns]
+                });
+                transpose_group(isa, &group, &mut out[start..], PANEL);
             }
-        }
-        Self { outputs, depth: columns, panels }
+        })
     }
 
     /// Packs the (kept) columns of `weight` as outputs, its rows as depth: for `dx = dy W`.
@@ -39,14 +48,35 @@ impl PackedMatrix {
     pub fn columns(weight: &[f32], rows: usize, columns: usize, kept: Option<&[u32]>) -> Self {
         assert_eq!(weight.len(), rows * columns, "PackedMatrix::columns: weight of {rows} rows and {columns} columns");
         let outputs = kept_count("PackedMatrix::columns", kept, columns);
-        let mut panels = vec![0.0; outputs.div_ceil(PANEL) * PANEL * rows];
-        for output in 0..outputs {
-            let column = kept.map_or(output, |kept| kept[output] as usize);
-            for k in 0..rows {
-                panels[(output / PANEL * rows + k) * PANEL + output % PANEL] = weight[k * columns + column];
+        Self::fill(outputs, rows, |panel, out| {
+            let first = panel * PANEL;
+            let count = PANEL.min(outputs - first);
+            let (out, _) = out.as_chunks_mut::<PANEL>();
+            for (out, row) in out.iter_mut().zip(weight.chunks_exact(columns)) {
+                match kept {
+                    Some(kept) => {
+                        for (out, &column) in out.iter_mut().zip(&kept[first..][..count]) {
+                            *out = row[column as usize];
+                        }
+                    }
+                    None => out[..count].copy_from_slice(&row[first..][..count]),
+                }
             }
+        })
+    }
+
+    fn fill(outputs: usize, depth: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Self {
+        let count = outputs.div_ceil(PANEL);
+        let length = depth * PANEL;
+        let mut panels = Aligned::zeros(count * length);
+        if depth > 0 {
+            let shared = Shared::new(panels.as_mut_slice());
+            parallel::tasks(count, count * length > parallel::TASK_ELEMENTS, |panel| {
+                // SAFETY: every task has a panel of its own.
+                fill(panel, unsafe { shared.slice(panel * length, length) });
+            });
         }
-        Self { outputs, depth: rows, panels }
+        Self { outputs, depth, panels }
     }
 
     /// Outputs `N`.
@@ -61,11 +91,11 @@ impl PackedMatrix {
 
     /// Memory of the panels.
     pub fn size_bytes(&self) -> usize {
-        self.panels.len() * size_of::<f32>()
+        size_of_val(self.panels.as_slice())
     }
 
-    pub(crate) fn panel(&self, panel: usize) -> &[f32] {
-        &self.panels[panel * self.depth * PANEL..][..self.depth * PANEL]
+    pub(crate) fn operand<'a>(&'a self, index: Option<&'a [u32]>) -> Right<'a> {
+        Right::Packed { panels: self.panels.as_slice(), stored_depth: self.depth, index }
     }
 }
 
@@ -75,15 +105,4 @@ fn kept_count(what: &str, kept: Option<&[u32]>, total: usize) -> usize {
         panic!("{what}: kept index {index} of {total}");
     }
     kept.len()
-}
-
-kernel! {
-    pub(crate) fn dot_panel(a: &[f32], panel: &[f32], depth: Option<&[u32]>, sums: &mut [f32; PANEL]) {
-        for (k, &a) in a.iter().enumerate() {
-            let row = depth.map_or(k, |depth| depth[k] as usize);
-            for (sum, &b) in sums.iter_mut().zip(&panel[row * PANEL..][..PANEL]) {
-                *sum = mul_add::<FMA>(a, b, *sum);
-            }
-        }
-    }
 }

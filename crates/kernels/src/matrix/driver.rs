@@ -1,0 +1,202 @@
+//! The one blocked product that everything goes through: weights, weight gradients and attention. It splits rows and
+//! panels into tasks, the depth into blocks, and writes each result once, after its last depth block.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use super::aligned::Aligned;
+use super::operand::{Left, Right};
+use super::packed::PANEL;
+use super::tile::{self, DEPTH_BLOCK, ROW_STRIDE, Tile};
+use crate::activation::{self, Activation};
+use crate::cpu::{Isa, kernel};
+use crate::parallel::{self, Shared};
+
+/// Most rows of a task: with a depth block they fill a part of the second-level cache.
+const ROW_BLOCK: usize = 112;
+/// Most panels of a task: their unfinished results stay in the second-level cache.
+const PANEL_BLOCK: usize = 32;
+/// Multiply-adds below which another task does not pay.
+const TASK_MULTIPLY_ADDS: usize = 1 << 19;
+
+/// Where results go: `out[start + t * stride + column(n)]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub(crate) out: Shared<'a>,
+    pub(crate) start: usize,
+    pub(crate) stride: usize,
+    pub(crate) columns: Option<&'a [u32]>,
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) scale: Option<&'a [f32]>,
+    pub(crate) activation: Activation,
+    pub(crate) add: bool,
+}
+
+impl<'a> Target<'a> {
+    /// A plain target without epilogue.
+    pub(crate) fn plain(out: Shared<'a>, start: usize, stride: usize, add: bool) -> Self {
+        Self { out, start, stride, columns: None, bias: None, scale: None, activation: Activation::None, add }
+    }
+}
+
+/// `target = left · right`.
+pub(crate) struct Product<'a> {
+    pub(crate) rows: usize,
+    pub(crate) depth: usize,
+    pub(crate) outputs: usize,
+    pub(crate) left: Left<'a>,
+    pub(crate) right: Right<'a>,
+    pub(crate) target: Target<'a>,
+}
+
+#[derive(Default)]
+struct Scratch {
+    left: Aligned,
+    right: Aligned,
+    result: Aligned,
+}
+
+thread_local! {
+    static SCRATCH: Cell<Scratch> = Cell::default();
+}
+
+impl Product<'_> {
+    /// Computes the product in rayon's current pool.
+    ///
+    /// # Safety
+    /// For the time of the call nothing else reads or writes the places of the target, and no two results share one.
+    pub(crate) unsafe fn run_parallel(&self, isa: Isa) {
+        let work = self.rows * self.outputs * self.depth;
+        let threads = rayon::current_num_threads();
+        let wanted = if threads == 1 { 1 } else { (work / TASK_MULTIPLY_ADDS).clamp(1, 4 * threads) };
+        let panels = self.outputs.div_ceil(PANEL);
+        let row_blocks = self.rows.div_ceil(ROW_BLOCK);
+        // Rows are split first: their packing is then done once. Panels make up for what is missing.
+        let panel_blocks = panels.div_ceil(PANEL_BLOCK).max(wanted.div_ceil(row_blocks.max(1))).min(panels);
+        let mut row_blocks = row_blocks;
+        if threads > 1 && wanted > 1 && panel_blocks == 1 && row_blocks > 1 {
+            row_blocks = row_blocks.next_multiple_of(threads);
+        }
+        parallel::tasks(row_blocks * panel_blocks, wanted > 1, |task| {
+            let (row_block, panel_block) = (task / panel_blocks, task % panel_blocks);
+            let rows = part(self.rows, row_blocks, row_block);
+            // SAFETY: tasks write different rows or different panels; the rest is the caller's promise.
+            unsafe { self.block(isa, rows, part(panels, panel_blocks, panel_block)) };
+        });
+    }
+
+    /// Computes the product on this thread.
+    ///
+    /// # Safety
+    /// As [`Product::run_parallel`].
+    pub(crate) unsafe fn run_serial(&self, isa: Isa) {
+        let panels = self.outputs.div_ceil(PANEL);
+        let (row_blocks, panel_blocks) = (self.rows.div_ceil(ROW_BLOCK), panels.div_ceil(PANEL_BLOCK));
+        for row_block in 0..row_blocks {
+            for panel_block in 0..panel_blocks {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    self.block(isa, part(self.rows, row_blocks, row_block), part(panels, panel_blocks, panel_block));
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Product::run_parallel`], for the rows and panels given.
+    unsafe fn block(&self, isa: Isa, rows: Range<usize>, panels: Range<usize>) {
+        let mut scratch = SCRATCH.take();
+        let depth_blocks = self.depth.div_ceil(DEPTH_BLOCK).max(1);
+        let left = scratch.left.room(rows.len() * ROW_STRIDE);
+        let right = scratch.right.room(DEPTH_BLOCK * PANEL);
+        let result_length = rows.len() * PANEL;
+        // With one depth block every panel is finished at once and can use the same place.
+        let kept_panels = if depth_blocks == 1 { 1 } else { panels.len() };
+        let results = scratch.result.room(result_length * kept_panels);
+        for depth_block in 0..depth_blocks {
+            let depth = part(self.depth, depth_blocks, depth_block);
+            self.left.fill(isa, rows.clone(), depth.clone(), left);
+            for panel in panels.clone() {
+                let outputs = PANEL.min(self.outputs - panel * PANEL);
+                let place = if depth_blocks == 1 { 0 } else { panel - panels.start };
+                let c = &mut results[place * result_length..][..result_length];
+                let b = self.right.block(isa, panel, outputs, depth.clone(), right);
+                let resume = depth_block > 0;
+                let next = if panel + 1 < panels.end { self.right.ready(panel + 1, depth.clone()) } else { &[] };
+                tile::multiply(
+                    isa,
+                    &mut Tile { a: left, rows: rows.len(), b, next, k: depth.len(), outputs, c, resume },
+                );
+                if depth_block + 1 == depth_blocks {
+                    // SAFETY: the caller's promise.
+                    unsafe { self.target.write(isa, rows.start, panel * PANEL, outputs, c) };
+                }
+            }
+        }
+        SCRATCH.set(scratch);
+    }
+}
+
+impl Target<'_> {
+    /// Writes the finished results `c` (`[rows, 32]`) of the outputs from `first` on.
+    ///
+    /// # Safety
+    /// As [`Product::run_parallel`], for these rows and outputs.
+    unsafe fn write(&self, isa: Isa, first_row: usize, first: usize, outputs: usize, c: &mut [f32]) {
+        let bias = self.bias.map(|bias| &bias[first..][..outputs]);
+        let scale = self.scale.map(|scale| &scale[first..][..outputs]);
+        if bias.is_some() || scale.is_some() || self.activation != Activation::None {
+            finish(isa, c, bias, scale, self.activation);
+        }
+        let columns = self.columns.map(|columns| &columns[first..][..outputs]);
+        for (row, c) in c.chunks_exact(PANEL).enumerate() {
+            let start = self.start + (first_row + row) * self.stride;
+            let c = &c[..outputs];
+            // SAFETY: these places belong to this row and these outputs alone, by the caller's promise.
+            unsafe {
+                match columns {
+                    Some(columns) => {
+                        for (&value, &column) in c.iter().zip(columns) {
+                            let place = &mut self.out.slice(start + column as usize, 1)[0];
+                            *place = if self.add { *place + value } else { value };
+                        }
+                    }
+                    None => {
+                        let out = self.out.slice(start + first, outputs);
+                        if self.add {
+                            out.iter_mut().zip(c).for_each(|(out, &c)| *out += c);
+                        } else {
+                            out.copy_from_slice(c);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+kernel! {
+    /// Bias, scale and activation of a block `[rows, 32]`; lanes beyond the outputs get anything.
+    fn finish(c: &mut [f32], bias: Option<&[f32]>, scale: Option<&[f32]>, activation: Activation) {
+        let mut biases = [0.0; PANEL];
+        let mut scales = [1.0; PANEL];
+        if let Some(bias) = bias {
+            biases[..bias.len()].copy_from_slice(bias);
+        }
+        if let Some(scale) = scale {
+            scales[..scale.len()].copy_from_slice(scale);
+        }
+        for row in c.as_chunks_mut::<PANEL>().0 {
+            for ((c, &bias), &scale) in row.iter_mut().zip(&biases).zip(&scales) {
+                *c = scale * (*c + bias);
+            }
+        }
+        activation::apply::<FMA>(activation, c);
+    }
+}
+
+/// The `index`-th of `parts` nearly equal parts of `0..total`.
+fn part(total: usize, parts: usize, index: usize) -> Range<usize> {
+    let start = |index: usize| total / parts * index + (total % parts).min(index);
+    start(index)..start(index + 1)
+}

@@ -1,0 +1,50 @@
+//! Any CPU: tiles of a few rows by 8 outputs in plain arrays, which compilers turn into vectors.
+
+use super::{PANEL, ROW_STRIDE, Tile, split_rows};
+use crate::cpu::NATIVE_FMA;
+use crate::math::mul_add;
+
+/// Rows of a tile: as many as the registers of the usual targets hold.
+const ROWS: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
+const LANES: usize = 8;
+
+pub(super) fn multiply(tile: &mut Tile<'_>) {
+    let Tile { a, b, k, resume, .. } = *tile;
+    for start in (0..tile.outputs).step_by(LANES) {
+        let c = &mut *tile.c;
+        split_rows(tile.rows, ROWS, |first, count| {
+            let (a, b, c) = (&a[first * ROW_STRIDE..], &b[start.min(b.len())..], &mut c[first * PANEL + start..]);
+            match count {
+                1 => part::<1>(a, b, k, c, resume),
+                2 => part::<2>(a, b, k, c, resume),
+                3 => part::<3>(a, b, k, c, resume),
+                4 => part::<4>(a, b, k, c, resume),
+                5 => part::<5>(a, b, k, c, resume),
+                6 => part::<6>(a, b, k, c, resume),
+                7 => part::<7>(a, b, k, c, resume),
+                _ => part::<8>(a, b, k, c, resume),
+            }
+        });
+    }
+}
+
+fn part<const M: usize>(a: &[f32], b: &[f32], k: usize, c: &mut [f32], resume: bool) {
+    let mut sums = [[0.0_f32; LANES]; M];
+    if resume {
+        for (i, sums) in sums.iter_mut().enumerate() {
+            sums.copy_from_slice(&c[i * PANEL..][..LANES]);
+        }
+    }
+    let rows: [&[f32]; M] = std::array::from_fn(|i| &a[i * ROW_STRIDE..][..k]);
+    for k in 0..k {
+        let lanes = &b[k * PANEL..][..LANES];
+        for (sums, row) in sums.iter_mut().zip(&rows) {
+            for (sum, &b) in sums.iter_mut().zip(lanes) {
+                *sum = mul_add::<NATIVE_FMA>(row[k], b, *sum);
+            }
+        }
+    }
+    for (i, sums) in sums.iter().enumerate() {
+        c[i * PANEL..][..LANES].copy_from_slice(sums);
+    }
+}
