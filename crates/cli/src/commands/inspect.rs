@@ -100,7 +100,7 @@ fn of_checkpoint(artifact: &Artifact, common: &Common) -> anyhow::Result<Report>
         report.removal = Removal::measure(&wiring, &[])?;
     }
     if artifact.kind == Kind::Run {
-        report.training = training(&artifact.folder);
+        report.training = Some(training(&artifact.folder));
     }
     Ok(report)
 }
@@ -123,7 +123,7 @@ fn of_adapter(
     report.file_size_bytes = std::fs::metadata(folder.join("adapter_model.safetensors")).ok().map(|data| data.len());
     report.adapter = Some(adapter_facts(&adapter.config));
     if artifact.kind == Kind::Run {
-        report.training = training(&artifact.folder);
+        report.training = Some(training(&artifact.folder));
     }
     let gated =
         adapter.tensors.keys().any(|name| name.ends_with(".finegates_rows") || name.ends_with(".finegates_columns"));
@@ -215,8 +215,30 @@ fn adapter_facts(config: &AdapterConfig) -> Value {
     })
 }
 
-fn training(_run: &Path) -> Option<Value> {
-    None
+/// What a run says of itself: its `summary.json`, or that it is not finished.
+fn training(run: &Path) -> Value {
+    let summary = std::fs::read(run.join("summary.json")).ok();
+    let summary = summary.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    summary.unwrap_or_else(|| json!({"ending": "unfinished"}))
+}
+
+/// The same in words.
+fn training_text(training: &Value) -> String {
+    let best = &training["best"];
+    let metrics = best["metrics"].as_object().into_iter().flatten().filter(|(name, _)| !name.ends_with("loss"));
+    let metrics: Vec<String> = metrics
+        .map(|(name, value)| match value.as_f64() {
+            Some(value) => format!("{} {value:.4}", name.replace('_', " ")),
+            None => format!("{} undefined", name.replace('_', " ")),
+        })
+        .collect();
+    match (training["ending"].as_str(), best["epoch"].as_f64()) {
+        (Some("unfinished") | None, _) => "not finished; go on with finegates train --resume".to_owned(),
+        (Some(ending), Some(epoch)) => {
+            format!("{}; best {} at epoch {epoch:.2}", ending.replace('_', " "), metrics.join(", "))
+        }
+        (Some(ending), None) => ending.replace('_', " "),
+    }
 }
 
 /// What was removed to make a compact folder. Without its report, what is left still tells what was removed in all.
@@ -287,6 +309,9 @@ fn text(report: &Report, projections: bool) -> String {
     if let Some(adapter) = &report.adapter {
         let (target, weight) = (&adapter["target_sparsity"], &adapter["sparsity_loss_weight"]);
         lines.push(("trained for", format!("target sparsity {target}, sparsity weight {weight}")));
+    }
+    if let Some(training) = &report.training {
+        lines.push(("training", training_text(training)));
     }
     let totals = &report.removal.totals;
     if totals.gated_parameters > 0 {
