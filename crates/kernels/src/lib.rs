@@ -23,3 +23,6 @@ pub mod norm;
 pub mod optimizer;
 pub mod random;
 pub mod reduce;
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,8 @@ pub(crate) mod aligned;
 pub(crate) mod driver;
 pub(crate) mod operand;
 mod packed;
+#[cfg(test)]
+mod tests;
 pub(crate) mod tile;
 mod transpose;
 
