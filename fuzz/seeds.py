@@ -1,5 +1,6 @@
 """Writes small good inputs for every fuzz target into fuzz/corpus, which is not committed."""
 
+import base64
 import json
 import os
 import struct
@@ -7,6 +8,13 @@ import struct
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOKENIZERS = os.path.join(HERE, "..", "crates", "checkpoint", "fixtures", "tokenizer")
 GAP = b"\xff\x00"
+# Two rows of a text and a label, written by pyarrow with snappy.
+PARQUET = (
+    "UEFSMRUAFSAVJCwVBBUAFQYVBhwAAAAQPAIAAAAEAQEAAABhAQAAAGIVABUsFTAsFQQVABUGFQYcAAAAFlQCAAAABAEAAAAAAAAA"
+    "AAEAAAAAAAAAFQQZPDUAGAZzY2hlbWEVBAAVDCUCGAR0ZXh0JQBMHAAAABUEJQIYBWxhYmVsABYEGRwZLCYAHBUMGSUGABkYBHRl"
+    "eHQVAhYEFkYWSiYISRwVABUAFQIAPBYEGQYZJgAEAAAAJgAcFQQZJQYAGRgFbGFiZWwVAhYEFlIWViZSSRwVABUAFQIAPCkGGSYA"
+    "BAAAABaYARYEJggWoAEAKCBwYXJxdWV0LWNwcC1hcnJvdyB2ZXJzaW9uIDI2LjAuMRksHAAAHAAAAMcAAABQQVIx"
+)
 
 
 def seed(target, name, content):
@@ -94,6 +102,20 @@ def main():
                    "truncation": {"max_length": 2, "strategy": "LongestFirst", "stride": 0},
                    "padding": {"strategy": {"Fixed": 64}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}}
     seed("tokenizer", "split", bytes([0b1]) + json.dumps(bytes_model).encode())
+    seed("data", "csv", b'\x00text,label\n"a ""b"",\r\nc",1\nd,0\n')
+    seed("data", "csv-labelled", b'\xfftext,label\n"a",yes\nd,0\n')
+    seed("data", "tsv", b"\x01sentence1\tsentence2\tlabel\na\tb\t1\n")
+    seed("data", "jsonl", b'\x02{"text": "a", "label": 1}\n{"text": 2.5, "label": null}\n')
+    seed("data", "lines", b"\x03a line\n\nanother")
+    seed("data", "parquet", b"\x04" + base64.b64decode(PARQUET))
+    seed("recipe", "small", b'model = "m"\ndata = "/d"\nepochs = 2.5\nevaluate_every = "50 steps"\nmethod = "full"\ntask = "mnli"\n'
+         b'schedule = "cosine"\nkurtosis = true\nvalidation = ["/a", "/b"]\nbest_metric = "loss"\nseed = 7\n')
+    standing = {"format_version": 1, "step": 1, "evaluation_pending": False, "early_stopped": False,
+                "evaluations_since_best": 0, "best": None, "journal_bytes": 9, "sequences": 4, "step_seconds": 0.5,
+                "seconds": 0.5, "data": "00", "base_model": "00"}
+    header = json.dumps({"__metadata__": {"finegates_state": json.dumps(standing)},
+                         "value/a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    seed("state", "small", struct.pack("<Q", len(header)) + header + floats(1))
 
 
 main()

@@ -1,4 +1,5 @@
 //! Arbitrary bytes as a data file of each format, labelled and not: rows or errors come of it, never a panic.
+
 #![no_main]
 
 use std::path::{Path, PathBuf};

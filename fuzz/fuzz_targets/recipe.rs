@@ -1,4 +1,5 @@
 //! Arbitrary text as a recipe: settings that can be written and read back the same, or an error.
+
 #![no_main]
 
 use std::path::Path;

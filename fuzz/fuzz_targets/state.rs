@@ -1,4 +1,5 @@
 //! Arbitrary bytes as a run's saved state: where it stands, or an error.
+
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

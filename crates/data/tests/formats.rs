@@ -177,6 +177,28 @@ fn cola_without_a_header_loses_no_row() {
 }
 
 #[test]
+fn every_task_is_read_from_the_columns_glue_and_the_hub_give_it() {
+    let files = [
+        ("cola", "sentence\tlabel\tidx\na\t1\t0\n", ("a", None, 1)),
+        ("sst2", "sentence\tlabel\na \t0\n", ("a ", None, 0)),
+        ("mrpc", "\u{feff}Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t8\t9\t\"a\tb\r\n", ("\"a", Some("b"), 1)),
+        ("mrpc", "sentence1\tsentence2\tlabel\tidx\na\tb\tequivalent\t0\n", ("a", Some("b"), 1)),
+        ("qqp", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\ta?\t\t1\n", ("a?", Some(""), 1)),
+        ("mnli", "premise\thypothesis\tlabel\tidx\na\tb\t2\t0\n", ("a", Some("b"), 2)),
+        ("qnli", "index\tquestion\tsentence\tlabel\n0\ta\tb\tnot_entailment\n", ("a", Some("b"), 1)),
+        ("rte", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n", ("a", Some("b"), 0)),
+        ("wnli", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\t1\n", ("a", Some("b"), 1)),
+    ];
+    for (task, content, (text, pair, class)) in files {
+        let folder = folder(&[("train.tsv", content), ("dev.tsv", content)]);
+        let (task, data) = (Some(task.parse().unwrap()), Some(folder.path().to_owned()));
+        let dataset = Dataset::load(&DatasetOptions { task, folder: data, ..DatasetOptions::default() }).unwrap();
+        let example = &dataset.train.examples[0];
+        assert_eq!((example.text.as_str(), example.pair.as_deref(), example.label), (text, pair, Label::Class(class)));
+    }
+}
+
+#[test]
 fn mnli_is_validated_on_matched_and_mismatched_apart() {
     let header = "index\tpromptID\tsentence1\tsentence2\tlabel1\tgold_label\n";
     let rows = format!("{header}0\t1\ta\tb\tneutral\tcontradiction\n1\t2\tc\td\tneutral\tentailment\n");

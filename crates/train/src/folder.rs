@@ -15,7 +15,7 @@ use finegates_model::{Method, Model};
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::recipe::Recipe;
+use crate::recipe::{RECIPE_TITLE, Recipe};
 use crate::state::STATE_FILE;
 
 /// How a run begins.
@@ -50,7 +50,7 @@ impl RunFolder {
         let recipe_is_there = path.join("recipe.toml").is_file();
         match mode {
             Mode::Resume if !recipe_is_there => return Err(Error::NothingToResume { path }),
-            Mode::New if !empty(&path)? => return Err(Error::NotEmpty { path }),
+            Mode::New if !fresh(&path)? => return Err(Error::NotEmpty { path }),
             _ => {}
         }
         let state = path.join("state");
@@ -137,12 +137,27 @@ impl RunFolder {
     }
 }
 
-fn empty(path: &Path) -> Result<bool, Error> {
-    match std::fs::read_dir(path) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(Error::io(path, "read")(error)),
+/// Whether nothing is there, or only what a start that failed at once has left.
+fn fresh(path: &Path) -> Result<bool, Error> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(Error::io(path, "read")(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(Error::io(path, "read"))?;
+        let (name, inner) = (entry.file_name(), entry.path());
+        let left_over = match name.to_str() {
+            Some("state") => !inner.join(STATE_FILE).exists(),
+            Some("metrics.jsonl") => std::fs::metadata(&inner).is_ok_and(|metadata| metadata.len() == 0),
+            Some("recipe.toml") => std::fs::read_to_string(&inner).is_ok_and(|text| text.starts_with(RECIPE_TITLE)),
+            _ => false,
+        };
+        if !left_over {
+            return Ok(false);
+        }
     }
+    Ok(true)
 }
 
 fn remove(path: &Path) -> Result<(), Error> {

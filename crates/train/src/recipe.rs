@@ -13,6 +13,9 @@ use finegates_model::{GateSettings, Method, Penalty};
 
 pub use settings::{PartialRecipe, Recipe, SETTINGS, Setting};
 
+/// How every `recipe.toml` written here begins.
+pub(crate) const RECIPE_TITLE: &str = "# Everything this run was made with";
+
 /// Why a recipe cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -261,3 +261,19 @@ fn a_folder_in_use_is_not_trained_in_twice() {
     let error = workshop.run(quick(&workshop), "run", Mode::Overwrite).unwrap_err();
     assert!(matches!(error, Error::Locked { .. }), "{error}");
 }
+
+#[test]
+fn a_start_that_failed_leaves_the_folder_free_and_a_run_does_not() {
+    let workshop = Workshop::new("bert", 20, true);
+    let wrong = PartialRecipe { max_length: Some(1), ..quick(&workshop) };
+    let error = workshop.run(wrong, "run", Mode::New).unwrap_err().to_string();
+    assert!(error.contains("maximal length"), "{error}");
+    let recipe = PartialRecipe { max_steps: Some(1), ..quick(&workshop) };
+    workshop.run(recipe.clone(), "run", Mode::New).unwrap();
+    let error = workshop.run(recipe.clone(), "run", Mode::New).unwrap_err();
+    assert!(matches!(error, Error::NotEmpty { .. }), "{error}");
+    std::fs::create_dir(workshop.path("mine")).unwrap();
+    std::fs::write(workshop.path("mine/recipe.toml"), "seed = 1").unwrap();
+    let error = workshop.run(recipe, "mine", Mode::New).unwrap_err();
+    assert!(matches!(error, Error::NotEmpty { .. }), "{error}");
+}
