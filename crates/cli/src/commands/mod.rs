@@ -16,11 +16,15 @@ use crate::arguments::{Arguments, Command};
 
 /// Runs the command that was asked for.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    // The whole command runs on a thread of the pool: from outside, each of the thousands of small parallel jobs of a
+    // step would cost a hand-over to the pool and back.
+    let threads = arguments.common.threads.map_or(0, usize::from);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.with_context(|| format!("--threads: {threads} threads cannot be started"))?.install(|| dispatch(arguments))
+}
+
+fn dispatch(arguments: &Arguments) -> anyhow::Result<()> {
     let common = &arguments.common;
-    if let Some(threads) = common.threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
-        pool.build_global().with_context(|| format!("--threads: {threads} threads cannot be started"))?;
-    }
     match &arguments.command {
         Command::Train(command) => train::run(command, common),
         Command::Compress(command) => compress::run(command, common),
