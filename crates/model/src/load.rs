@@ -330,10 +330,17 @@ impl Loader<'_> {
         let (weight, bias) = if fits || (self.checkpoint.find(&weight_name).is_some() && !other_labels) {
             (self.read(&weight_name, Group::Head, &[rows, columns])?, self.read(&bias_name, Group::Head, &[rows])?)
         } else {
-            self.used.borrow_mut().extend([&weight_name, &bias_name].into_iter().filter_map(|name| self.checkpoint.find(name)));
+            self.used
+                .borrow_mut()
+                .extend([&weight_name, &bias_name].into_iter().filter_map(|name| self.checkpoint.find(name)));
             self.initialised.borrow_mut().extend([weight_name.clone(), bias_name.clone()]);
             let mut value = vec![0.0; rows * columns];
-            random::fill_normal(random::derive(self.options.seed, &weight_name), 0.0, self.checkpoint.config.initializer_range, &mut value);
+            random::fill_normal(
+                random::derive(self.options.seed, &weight_name),
+                0.0,
+                self.checkpoint.config.initializer_range,
+                &mut value,
+            );
             (
                 Parameter::frozen(weight_name, Group::Head, &[rows, columns], value),
                 Parameter::frozen(bias_name, Group::Head, &[rows], vec![0.0; rows]),

@@ -213,5 +213,7 @@ fn bitfit_trains_only_biases_and_head() {
     let mut model = golden.model(training(Method::BitFit));
     let names: Vec<String> = gradients(&mut model).into_keys().collect();
     assert_eq!(names.len(), 12 + 4);
-    assert!(names.iter().all(|name| name.ends_with(".bias") || name.starts_with("classifier") || name.contains("pooler")));
+    assert!(
+        names.iter().all(|name| name.ends_with(".bias") || name.starts_with("classifier") || name.contains("pooler"))
+    );
 }
