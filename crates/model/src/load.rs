@@ -305,10 +305,9 @@ impl Loader<'_> {
     fn head(&self) -> Result<Head, Error> {
         let (config, description) = (&self.checkpoint.config, self.description.head.clone());
         let found = self.shape(&format!("{}.weight", description.output)).and_then(|shape| shape.first().copied());
-        let classes = self.options.labels.or(found).unwrap_or_else(|| match config.labels.len() {
-            0 => 2,
-            labels => labels,
-        });
+        let named = Some(config.labels.len()).filter(|&labels| labels > 0);
+        // transformers' default for a config without labels is two.
+        let classes = self.options.labels.or(found).or(named).unwrap_or(2);
         let dense = self.head_projection(description.dense, config.hidden, config.hidden)?;
         let output = self.head_projection(description.output, classes, config.hidden)?;
         Ok(Head {

@@ -28,7 +28,8 @@ impl Penalty {
     ///
     /// The subgradient at `m = 1−s` is 0, as in PyTorch. `kurtosis` holds one value a gate, or is `None` for a plain mean.
     pub fn vector(&self, gate: &mut Gate, kurtosis: Option<&[f32]>, factor: f32) -> f64 {
-        let weights = kurtosis.map(|kurtosis| {
+        // A vector without open gates has no softmax over them: its weights are uniform, a plain mean.
+        let weights = kurtosis.filter(|_| !gate.open().is_empty()).map(|kurtosis| {
             let open: Vec<bool> = gate.values().iter().map(|&value| value > 0.0).collect();
             let mut weights = vec![0.0; kurtosis.len()];
             kernels::softmax_of_kurtosis(kurtosis, &open, self.temperature, &mut weights);
