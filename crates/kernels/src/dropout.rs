@@ -61,14 +61,6 @@ kernel! {
     }
 }
 
-/// [`dropout`] on this thread alone, for the inside of other parallel work.
-pub(crate) fn apply(isa: cpu::Isa, x: &mut [f32], dropout: &Dropout) {
-    // Whole runs share the high half of the index.
-    for (high, run_of_x) in x.chunks_mut(u32::MAX as usize + 1).enumerate() {
-        run(isa, run_of_x, &Mask::new(dropout, high as u64), 0);
-    }
-}
-
 /// Multiplies every element of `x` by its factor of the mask. Applied to the gradient, it is its own backward pass.
 ///
 /// A rate of 0 leaves `x` as it is.

@@ -72,3 +72,43 @@ pub fn scatter_add(d_out: &[f32], width: usize, ids: &[u32], d_table: &mut [f32]
         scatter_rows(isa, d_out, width, ids, first, part);
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::{Isa, with_isa};
+    use crate::tests::numbers;
+
+    #[test]
+    fn rows_are_picked_and_gradients_return_to_them_in_order() {
+        for isa in Isa::available() {
+            for (rows, width, tokens) in [(1, 1, 0), (1, 1, 1), (7, 5, 3), (50, 33, 900), (9, 64, 2000)] {
+                with_isa(isa, || check(rows, width, tokens));
+            }
+        }
+    }
+
+    fn check(rows: usize, width: usize, tokens: usize) {
+        let table = numbers(1, rows * width);
+        let ids: Vec<u32> = (0..tokens as u64).map(|t| (crate::random::mix(2, t) % rows as u64) as u32).collect();
+        let before = numbers(3, tokens * width);
+        let mut out = before.clone();
+        gather_add(&table, width, &ids, &mut out);
+        let mut d_table = numbers(4, rows * width);
+        let mut expected = d_table.clone();
+        scatter_add(&before, width, &ids, &mut d_table);
+        for (t, &id) in ids.iter().enumerate() {
+            for c in 0..width {
+                assert_eq!(out[t * width + c], before[t * width + c] + table[id as usize * width + c]);
+                expected[id as usize * width + c] += before[t * width + c];
+            }
+        }
+        assert_eq!(d_table, expected, "sums in the order of the tokens");
+    }
+
+    #[test]
+    #[should_panic(expected = "identifier 3 in a table of 3 rows")]
+    fn an_identifier_outside_the_table_is_named() {
+        gather_add(&[0.0; 6], 2, &[3], &mut [0.0; 2]);
+    }
+}

@@ -237,3 +237,126 @@ pub fn softmax_of_kurtosis(kurtosis: &[f32], open: &[bool], temperature: f32, ou
         *out = if open { ((score(kurtosis) - maximum).exp() / sum) as f32 } else { 0.0 };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::{Isa, with_isa};
+    use crate::tests::{erf, numbers};
+
+    fn exact_value(theta: f64, noise: f64) -> f64 {
+        (theta.tanh() + noise + 0.5).clamp(0.0, 1.0)
+    }
+
+    fn exact_probability(theta: f64) -> f64 {
+        0.5 * (1.0 + erf((theta.tanh() + 0.5) * std::f64::consts::SQRT_2))
+    }
+
+    #[test]
+    fn values_probabilities_and_gradients_follow_the_equations() {
+        for isa in Isa::available() {
+            for n in [0, 1, 17, 400] {
+                with_isa(isa, || check(n, isa));
+            }
+        }
+    }
+
+    fn check(n: usize, isa: Isa) {
+        let theta = numbers(1, n);
+        let noise: Vec<f32> = numbers(2, n).iter().map(|x| 0.1 * x).collect();
+        let d_gate = numbers(3, n);
+        let (mut values, mut noisy, mut open) = (vec![0.0; n], vec![0.0; n], vec![0.0; n]);
+        gate_values(&theta, None, &mut values);
+        gate_values(&theta, Some(&noise), &mut noisy);
+        open_probability(&theta, &mut open);
+        let mut d_theta = vec![1.0; n];
+        gate_backward(&theta, Some(&noise), &d_gate, &mut d_theta);
+        let weights: Vec<f32> = (0..n).map(|i| (i as f32 + 1.0) / n as f32).collect();
+        let (mut d_plain, mut d_weighted) = (vec![1.0; n], vec![1.0; n]);
+        penalty_backward(&theta, None, 3.0, &mut d_plain);
+        penalty_backward(&theta, Some(&weights), 3.0, &mut d_weighted);
+        for i in 0..n {
+            let (x, e) = (f64::from(theta[i]), f64::from(noise[i]));
+            assert!((f64::from(values[i]) - exact_value(x, 0.0)).abs() < 3e-7, "{isa}");
+            assert!((f64::from(noisy[i]) - exact_value(x, e)).abs() < 3e-7, "{isa}");
+            assert!((f64::from(open[i]) - exact_probability(x)).abs() < 3e-7, "{isa}");
+            let h = 1e-5;
+            if (exact_value(x, e) - exact_value(x + h, e)).abs() > 0.0 || noisy[i] == 0.0 || noisy[i] == 1.0 {
+                let slope = (exact_value(x + h, e) - exact_value(x - h, e)) / (2.0 * h);
+                assert!((f64::from(d_theta[i]) - 1.0 - f64::from(d_gate[i]) * slope).abs() < 1e-5, "{isa}");
+            }
+            let slope = (exact_probability(x + h) - exact_probability(x - h)) / (2.0 * h);
+            assert!((f64::from(d_plain[i]) - 1.0 - 3.0 * slope / n as f64).abs() < 1e-5, "{isa}");
+            assert!((f64::from(d_weighted[i]) - 1.0 - 3.0 * f64::from(weights[i]) * slope).abs() < 2e-5, "{isa}");
+        }
+        let mean = theta.iter().map(|&x| exact_probability(f64::from(x))).sum::<f64>() / n.max(1) as f64;
+        assert!((penalty_vector(&theta, None) - mean).abs() < 1e-7);
+        let weighted: f64 =
+            theta.iter().zip(&weights).map(|(&x, &w)| f64::from(w) * exact_probability(f64::from(x))).sum();
+        assert!((penalty_vector(&theta, Some(&weights)) - weighted).abs() < 1e-6 * weighted.max(1.0));
+    }
+
+    #[test]
+    fn the_bounds_of_the_clamp_pass_the_gradient_as_in_pytorch() {
+        // tanh(0) + ½ + ε is exactly 0 and exactly 1.
+        for isa in Isa::available() {
+            let mut d = [0.0; 4];
+            with_isa(isa, || gate_backward(&[0.0; 4], Some(&[-0.5, 0.5, -0.6, 0.6]), &[1.0; 4], &mut d));
+            assert_eq!(d, [1.0, 1.0, 0.0, 0.0], "{isa}");
+        }
+    }
+
+    fn exact_kurtosis(x: &[f64]) -> f64 {
+        let n = x.len() as f64;
+        let mean = x.iter().sum::<f64>() / n;
+        let moment = |power: i32| x.iter().map(|x| (x - mean).powi(power)).sum::<f64>() / n;
+        if moment(2) == 0.0 { 3.0 } else { moment(4) / moment(2).powi(2) }
+    }
+
+    #[test]
+    fn kurtosis_of_rows_and_columns_follows_its_definition() {
+        for isa in Isa::available() {
+            for (rows, columns) in [(1, 1), (3, 2), (70, 37), (5, 400)] {
+                let mut weight: Vec<f32> = numbers(1, rows * columns).iter().map(|x| 5.0 + 0.1 * x).collect();
+                weight[..columns].fill(2.0);
+                let mut x_mean = numbers(2, columns);
+                x_mean[0] = 0.0;
+                let (mut by_row, mut by_column) = (vec![0.0; rows], vec![0.0; columns]);
+                with_isa(isa, || {
+                    row_column_kurtosis(&weight, rows, columns, &x_mean, &mut by_row);
+                    column_kurtosis(&weight, rows, columns, &mut by_column);
+                });
+                for (row, &found) in by_row.iter().enumerate() {
+                    let product: Vec<f64> =
+                        (0..columns).map(|c| f64::from(weight[row * columns + c]) * f64::from(x_mean[c])).collect();
+                    let expected = exact_kurtosis(&product);
+                    assert!(
+                        (f64::from(found) - expected).abs() < 1e-6 * expected,
+                        "{isa} row {row}: {found} {expected}"
+                    );
+                }
+                for (column, &found) in by_column.iter().enumerate() {
+                    let values: Vec<f64> = (0..rows).map(|r| f64::from(weight[r * columns + column])).collect();
+                    let expected = exact_kurtosis(&values);
+                    assert!(
+                        (f64::from(found) - expected).abs() < 1e-6 * expected,
+                        "{isa} {column}: {found} {expected}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn weights_of_kurtosis_are_a_softmax_over_open_gates() {
+        let mut weights = [1.0; 4];
+        softmax_of_kurtosis(&[3.0, 9.0, 4.0, 100.0], &[true, true, true, false], 10.0, &mut weights);
+        let score = |kurtosis: f64| (-kurtosis.sqrt() / 10.0).exp();
+        let sum = score(3.0) + score(9.0) + score(4.0);
+        for (found, expected) in weights.iter().zip([score(3.0) / sum, score(9.0) / sum, score(4.0) / sum, 0.0]) {
+            assert!((f64::from(*found) - expected).abs() < 1e-7, "{found} {expected}");
+        }
+        softmax_of_kurtosis(&[3.0], &[false], 10.0, &mut weights[..1]);
+        assert_eq!(weights[0], 0.0);
+    }
+}

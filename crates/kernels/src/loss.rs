@@ -85,3 +85,47 @@ fn maximum_and_sum(logits: &[f32]) -> (f64, f64) {
     let maximum = logits.iter().fold(f64::NEG_INFINITY, |m, &x| if f64::from(x) > m { f64::from(x) } else { m });
     (maximum, logits.iter().map(|&x| (f64::from(x) - maximum).exp()).sum())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::numbers;
+
+    #[test]
+    fn cross_entropy_and_its_gradient_agree_with_differences() {
+        let (s, c) = (5, 3);
+        let logits = numbers(1, s * c);
+        let labels = [0, 2, 1, 1, 2];
+        let mut d = vec![0.0; s * c];
+        let loss = cross_entropy(&logits, &labels, c, Some(&mut d), 0.5);
+        let mut probabilities = vec![0.0; s * c];
+        softmax(&logits, c, &mut probabilities);
+        let expected: f64 =
+            labels.iter().enumerate().map(|(s, &l)| -f64::from(probabilities[s * c + l as usize]).ln()).sum();
+        assert!((loss - expected / s as f64).abs() < 1e-6);
+        for i in 0..s * c {
+            let (mut up, mut down) = (logits.clone(), logits.clone());
+            (up[i], down[i]) = (up[i] + 1e-2, down[i] - 1e-2);
+            let difference = cross_entropy(&up, &labels, c, None, 1.0) - cross_entropy(&down, &labels, c, None, 1.0);
+            let step = f64::from(up[i]) - f64::from(down[i]);
+            assert!((f64::from(d[i]) - 0.5 * difference / step).abs() < 1e-5, "{i}");
+        }
+    }
+
+    #[test]
+    fn far_logits_stay_finite_and_nan_shows() {
+        let mut out = [0.0; 3];
+        softmax(&[1e30, -1e30, 0.0], 3, &mut out);
+        assert_eq!(out, [1.0, 0.0, 0.0]);
+        assert!(cross_entropy(&[f32::NAN, 0.0], &[1], 2, None, 1.0).is_nan());
+        assert_eq!(cross_entropy(&[], &[], 2, None, 1.0), 0.0);
+        assert_eq!(mean_squared_error(&[], &[], None, 1.0), 0.0);
+    }
+
+    #[test]
+    fn mean_squared_error_is_its_definition() {
+        let mut d = [0.0; 2];
+        assert_eq!(mean_squared_error(&[1.0, 3.0], &[0.0, 5.0], Some(&mut d), 2.0), 2.5);
+        assert_eq!(d, [2.0, -4.0]);
+    }
+}

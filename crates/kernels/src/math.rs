@@ -108,3 +108,84 @@ pub(crate) fn sum_lanes(mut lanes: [f32; 16]) -> f32 {
     }
     lanes[0]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::{Isa, kernel};
+    use crate::tests::erf as exact_erf;
+
+    kernel! {
+        fn map_exp(x: &mut [f32]) {
+            for x in x {
+                *x = exp::<FMA>(*x);
+            }
+        }
+        fn map_tanh(x: &mut [f32]) {
+            for x in x {
+                *x = tanh::<FMA>(*x);
+            }
+        }
+        fn map_erf(x: &mut [f32]) {
+            for x in x {
+                *x = erf::<FMA>(*x);
+            }
+        }
+    }
+
+    /// The largest error in units of the last place of the exact value.
+    fn worst(name: &str, f: fn(Isa, &mut [f32]), exact: fn(f64) -> f64, range: (f32, f32)) -> f64 {
+        let mut worst = 0.0_f64;
+        for isa in Isa::available() {
+            let inputs: Vec<f32> = (0..=100_003).map(|i| range.0 + (range.1 - range.0) * i as f32 / 1e5).collect();
+            let mut found = inputs.clone();
+            f(isa, &mut found);
+            for (&x, &y) in inputs.iter().zip(&found) {
+                let expected = exact(f64::from(x));
+                let nearest = expected as f32;
+                let unit = f64::from(nearest.abs().next_up() - nearest.abs()).max(f64::from(f32::MIN_POSITIVE) * 1e-7);
+                let error = (f64::from(y) - expected).abs() / unit;
+                assert!(error < 4.0, "{isa} {name}({x}) = {y}, exactly {expected}");
+                worst = worst.max(error);
+            }
+        }
+        worst
+    }
+
+    #[test]
+    fn exp_tanh_and_erf_are_within_a_few_units_of_the_last_place() {
+        assert!(worst("exp", map_exp, f64::exp, (-87.0, 88.0)) < 2.0);
+        assert!(worst("exp", map_exp, f64::exp, (-1e-3, 1e-3)) < 2.0);
+        assert!(worst("tanh", map_tanh, f64::tanh, (-11.0, 11.0)) < 3.0);
+        assert!(worst("tanh", map_tanh, f64::tanh, (-0.7, 0.7)) < 3.0);
+        assert!(worst("erf", map_erf, exact_erf, (-4.5, 4.5)) < 2.0);
+        assert!(worst("erf", map_erf, exact_erf, (-1e-3, 1e-3)) < 2.0);
+    }
+
+    #[test]
+    fn ends_of_the_range_are_met_and_nan_passes() {
+        for isa in Isa::available() {
+            let run = |f: fn(Isa, &mut [f32]), x: f32| {
+                let mut x = [x; 19];
+                f(isa, &mut x);
+                assert!(x.iter().all(|y| y.to_bits() == x[0].to_bits()), "the same in vectors and in the tail");
+                x[0]
+            };
+            for x in [f32::NEG_INFINITY, f32::MIN, -105.0] {
+                assert_eq!(run(map_exp, x), 0.0, "{isa} {x}");
+            }
+            for x in [f32::INFINITY, f32::MAX, 89.0] {
+                assert_eq!(run(map_exp, x), f32::INFINITY, "{isa} {x}");
+            }
+            assert_eq!(run(map_exp, 0.0), 1.0);
+            for x in [20.0, f32::MAX, f32::INFINITY] {
+                assert_eq!((run(map_tanh, x), run(map_tanh, -x)), (1.0, -1.0), "{isa} {x}");
+                assert_eq!((run(map_erf, x), run(map_erf, -x)), (1.0, -1.0), "{isa} {x}");
+            }
+            assert_eq!((run(map_tanh, 0.0), run(map_erf, 0.0)), (0.0, 0.0));
+            for f in [map_exp as fn(Isa, &mut [f32]), map_tanh, map_erf] {
+                assert!(run(f, f32::NAN).is_nan(), "{isa}");
+            }
+        }
+    }
+}

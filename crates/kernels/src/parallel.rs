@@ -54,6 +54,17 @@ impl<'a> Shared<'a> {
         Self { data: data.as_mut_ptr(), length: data.len(), lifetime: std::marker::PhantomData }
     }
 
+    /// The place of element `index`.
+    ///
+    /// # Safety
+    /// The index is inside the buffer; the place is not used while a slice or another place covers it.
+    #[inline(always)]
+    pub(crate) unsafe fn place(&self, index: usize) -> *mut f32 {
+        debug_assert!(index < self.length, "inside the shared buffer");
+        // SAFETY: inside the buffer by the caller's promise.
+        unsafe { self.data.add(index) }
+    }
+
     /// The elements `start .. start + length`.
     ///
     /// # Safety

@@ -163,3 +163,72 @@ const TAIL: Fraction = (
         2.044_263_103_389_939_8e-15,
     ],
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_pinned_for_every_platform() {
+        assert_eq!(mix(1, 2), mix(1, 2));
+        let mut normal = [0.0; 4];
+        fill_normal(7, 0.0, 1.0, &mut normal);
+        let mut longer = [0.0; 9];
+        fill_normal(7, 0.0, 1.0, &mut longer);
+        assert_eq!(normal, longer[..4], "an element does not depend on the length");
+        assert_ne!(derive(1, "a"), derive(1, "b"));
+        assert_ne!(derive(1, "a"), derive(2, "a"));
+        assert_ne!(derive(1, ""), derive(1, "\0"));
+        PINNED.iter().zip(&normal).for_each(|(&bits, &x)| assert_eq!(bits, x.to_bits(), "{:#x}", x.to_bits()));
+    }
+
+    #[test]
+    fn moments_and_quantiles_are_those_of_the_distributions() {
+        let n = 200_000;
+        let mut x = vec![0.0; n];
+        fill_normal(3, 2.0, 3.0, &mut x);
+        let z: Vec<f64> = x.iter().map(|&x| (f64::from(x) - 2.0) / 3.0).collect();
+        let moment = |power: i32| z.iter().map(|z| z.powi(power)).sum::<f64>() / n as f64;
+        // Five standard errors each: √(1/n), √(2/n), √(15/n), √(96/n).
+        assert!(moment(1).abs() < 0.012 && (moment(2) - 1.0).abs() < 0.016, "{} {}", moment(1), moment(2));
+        assert!(moment(3).abs() < 0.045 && (moment(4) - 3.0).abs() < 0.11, "{} {}", moment(3), moment(4));
+        let beyond = z.iter().filter(|z| z.abs() > 3.0).count() as f64 / n as f64;
+        assert!((beyond - 0.0027).abs() < 0.0006, "{beyond}");
+        fill_uniform(4, -1.0, 3.0, &mut x);
+        assert!(x.iter().all(|x| (-1.0..3.0).contains(x)));
+        let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n as f64;
+        assert!((mean - 1.0).abs() < 0.013, "{mean}");
+        let together: f64 = x.windows(2).map(|pair| f64::from((pair[0] - 1.0) * (pair[1] - 1.0))).sum();
+        assert!((together / n as f64).abs() < 0.016, "neighbours are not correlated: {together}");
+    }
+
+    #[test]
+    fn the_quantile_inverts_the_distribution_function() {
+        for i in 1..2000 {
+            let z = f64::from(i - 1000) * 0.006;
+            let p = 0.5 * (1.0 + crate::tests::erf(z / std::f64::consts::SQRT_2));
+            assert!((normal_quantile(p) - z).abs() < 1e-7 / (-0.5 * z * z).exp().max(1e-6), "{z}");
+        }
+        for x in [1e-300, 1e-16, 0.3, 1.0, 1.5, 7.0, 1e20] {
+            assert!((natural_logarithm(x) - x.ln()).abs() <= 1e-15 * x.ln().abs().max(1.0), "{x}");
+        }
+    }
+
+    #[test]
+    fn a_permutation_holds_every_index_once_and_moves_them_evenly() {
+        assert_eq!(permutation(1, 0), Vec::<u32>::new());
+        assert_eq!(permutation(1, 1), vec![0]);
+        let mut order = permutation(5, 1000);
+        assert_ne!(order, permutation(6, 1000));
+        order.sort_unstable();
+        assert!(order.iter().enumerate().all(|(i, &x)| i == x as usize));
+        let mut counts = [0; 5];
+        for key in 0..5000 {
+            counts[permutation(key, 5)[2] as usize] += 1;
+        }
+        // Five standard deviations of a binomial of 5,000 draws at 1/5.
+        assert!(counts.iter().all(|&count: &i32| (count - 1000).abs() < 142), "{counts:?}");
+    }
+
+    const PINNED: [u32; 0] = [];
+}

@@ -32,7 +32,7 @@ kernel! {
     }
 
     fn add_scaled_part(x: &[f32], scale: &[f32], out: &mut [f32]) {
-        for (out, x) in out.chunks_exact_mut(scale.len()).zip(x.chunks_exact(scale.len())) {
+        for (out, x) in out.chunks_exact_mut(scale.len().max(1)).zip(x.chunks_exact(scale.len().max(1))) {
             for ((out, &x), &scale) in out.iter_mut().zip(x).zip(scale) {
                 *out = mul_add::<FMA>(x, scale, *out);
             }
@@ -40,7 +40,7 @@ kernel! {
     }
 
     fn scale_part(x: &mut [f32], scale: &[f32]) {
-        for x in x.chunks_exact_mut(scale.len()) {
+        for x in x.chunks_exact_mut(scale.len().max(1)) {
             for (x, &scale) in x.iter_mut().zip(scale) {
                 *x *= scale;
             }
@@ -173,4 +173,90 @@ pub fn squared_norm(x: &[f32]) -> f64 {
     }
     let parts: Vec<f64> = x.par_chunks(parallel::TASK_ELEMENTS).map(|x| squared_norm_part(isa, x)).collect();
     parts.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::{Isa, with_isa};
+    use crate::tests::numbers;
+
+    #[test]
+    fn sums_follow_f64_on_every_instruction_set() {
+        for isa in Isa::available() {
+            for (t, stride, n) in [(0, 3, 3), (1, 0, 0), (1, 5, 1), (7, 20, 17), (300, 130, 129)] {
+                with_isa(isa, || check(t, stride, n));
+            }
+        }
+    }
+
+    fn check(t: usize, stride: usize, n: usize) {
+        let (x, y, scale) = (numbers(1, t * stride), numbers(2, t * stride), numbers(3, n));
+        let sum = |term: &dyn Fn(usize) -> f64| (0..t).map(|row| term(row * stride)).sum::<f64>();
+        let mut found = [numbers(4, n), numbers(4, n), numbers(4, n), numbers(4, n)];
+        let before = numbers(4, n);
+        column_sum(&x, t, stride, n, None, &mut found[0]);
+        column_sum(&x, t, stride, n, Some(&scale), &mut found[1]);
+        column_dot(&x, &y, t, stride, n, &mut found[2]);
+        column_mean(&x, t, stride, n, &mut found[3]);
+        for j in 0..n {
+            let total = sum(&|row| f64::from(x[row + j]));
+            let product = sum(&|row| f64::from(x[row + j]) * f64::from(y[row + j]));
+            let expected = [
+                f64::from(before[j]) + total,
+                f64::from(before[j]) + f64::from(scale[j]) * total,
+                f64::from(before[j]) + product,
+                total / t.max(1) as f64,
+            ];
+            for (found, expected) in found.iter().zip(expected) {
+                assert!((f64::from(found[j]) - expected).abs() < 1e-4, "{t} {stride} {n}: {} {expected}", found[j]);
+            }
+        }
+        // [t, n] without gaps.
+        let (x, scale) = (numbers(5, t * n), numbers(6, n));
+        let before = numbers(7, t * n);
+        let (mut plain, mut scaled, mut own) = (before.clone(), before.clone(), x.clone());
+        add(&x, &mut plain);
+        add_scaled_columns(&x, Some(&scale), &mut scaled, n);
+        scale_columns(&mut own, n, &scale);
+        for i in 0..t * n {
+            assert_eq!(plain[i], before[i] + x[i]);
+            assert_eq!(own[i], x[i] * scale[i % n]);
+            assert!((scaled[i] - (before[i] + x[i] * scale[i % n])).abs() < 1e-5);
+        }
+        let norm: f64 = x.iter().map(|&x| f64::from(x).powi(2)).sum();
+        assert!((squared_norm(&x) - norm).abs() <= 1e-12 * norm);
+        assert!(all_finite(&x));
+    }
+
+    #[test]
+    fn one_number_that_is_not_finite_is_found_wherever_it_is() {
+        for isa in Isa::available() {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN] {
+                for at in [0, 17, 39_999] {
+                    let mut x = vec![f32::MAX; 40_000];
+                    x[at] = bad;
+                    assert!(!with_isa(isa, || all_finite(&x)), "{isa} {bad} at {at}");
+                }
+            }
+            assert!(with_isa(isa, || all_finite(&[])));
+        }
+    }
+
+    #[test]
+    fn sums_have_the_same_bits_for_any_number_of_threads() {
+        let (t, n) = (700, 390);
+        let (x, y) = (numbers(1, t * n), numbers(2, t * n));
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
+            pool.install(|| {
+                let mut out = vec![0.0; n];
+                column_sum(&x, t, n, n, None, &mut out);
+                column_dot(&x, &y, t, n, n, &mut out);
+                (out.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), squared_norm(&x).to_bits())
+            })
+        };
+        assert_eq!(run(1), run(2));
+        assert_eq!(run(1), run(3));
+    }
 }

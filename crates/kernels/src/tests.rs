@@ -6,14 +6,14 @@ use crate::dropout::{Dropout, dropout};
 use crate::optimizer::{AdamW, adamw_step};
 use crate::{norm, random};
 
-fn numbers(key: u64, length: usize) -> Vec<f32> {
+pub(crate) fn numbers(key: u64, length: usize) -> Vec<f32> {
     let mut values = vec![0.0; length];
     random::fill_normal(key, 0.0, 1.0, &mut values);
     values
 }
 
 /// `erf` in f64: its series for small arguments, the continued fraction of `erfc` for large ones.
-fn erf(x: f64) -> f64 {
+pub(crate) fn erf(x: f64) -> f64 {
     let t = x.abs();
     let value = if t < 2.5 {
         let (mut term, mut sum, mut n) = (t, t, 0.0);

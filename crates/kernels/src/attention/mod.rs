@@ -1,15 +1,18 @@
 //! Multi-head self attention over ragged sequences, forward and backward. Probabilities are never stored: the backward
 //! pass makes them again from the scores and their log-sum-exp.
 
-mod blocked;
+mod head;
+mod panels;
 #[cfg(test)]
 mod reference;
+mod softmax;
 #[cfg(test)]
 mod tests;
 
 use crate::cpu;
 use crate::dropout::Dropout;
 use crate::parallel::{self, Shared};
+use head::{Gradients, Saved, Task};
 
 /// Where one head lives in the columns of queries, keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +47,29 @@ pub struct Layout<'a> {
 impl Layout<'_> {
     pub(crate) fn tokens(&self) -> usize {
         self.offsets.last().copied().unwrap_or(0)
+    }
+
+    fn sequences(&self) -> usize {
+        self.offsets.len().saturating_sub(1)
+    }
+
+    /// Whether the heads, which do not overlap, leave none of `width` columns out.
+    fn covers(&self, columns: fn(&Head) -> (usize, usize), width: usize) -> bool {
+        self.heads.iter().map(|head| columns(head).1).sum::<usize>() == width
+    }
+
+    /// Runs `work(sequence, head)` for all of them.
+    fn for_each(&self, work: impl Fn(usize, usize) + Sync) {
+        let heads = self.heads.len();
+        let pairs = self.sequences() * heads;
+        let scores: usize = self.offsets.windows(2).map(|pair| (pair[1] - pair[0]).pow(2)).sum();
+        // Some groups a thread even out sequences of unequal length; a score costs some tens of multiply-adds.
+        let groups = pairs.min(16 * rayon::current_num_threads());
+        parallel::tasks(groups, scores * heads > 4096, |group| {
+            for pair in pairs * group / groups..pairs * (group + 1) / groups {
+                work(pair / heads, pair % heads);
+            }
+        });
     }
 
     fn check(&self, what: &str) {
@@ -97,14 +123,15 @@ pub fn attention_forward(
     if let Some(saved) = &log_sum_exp {
         assert_eq!(saved.len(), tokens * layout.heads.len(), "attention_forward: log-sum-exp");
     }
-    output.fill(0.0);
+    if !layout.covers(|head| head.value, layout.value_stride) {
+        parallel::rows_mut(output, 1, |_, output| output.fill(0.0));
+    }
     let output = Shared::new(output);
     let saved = log_sum_exp.map(Shared::new);
     let isa = cpu::isa();
-    let count = layout.offsets.len().saturating_sub(1);
-    parallel::tasks(count * layout.heads.len(), true, |task| {
-        let (sequence, head) = (task / layout.heads.len(), task % layout.heads.len());
-        blocked::forward(layout, isa, sequence, head, q, k, v, &output, saved.as_ref());
+    layout.for_each(|sequence, head| {
+        // SAFETY: sequences have rows and heads have columns of their own, inside the buffers, as checked.
+        unsafe { Task { layout, isa, sequence, head }.forward(q, k, v, &output, saved.as_ref()) };
     });
 }
 
@@ -144,23 +171,30 @@ pub fn attention_backward(
         let table = layout.position_bias.map_or(0, |(table, _)| table.len());
         assert_eq!(d_table.len(), table, "attention_backward: gradient of the position bias table");
     }
-    d_q.fill(0.0);
-    d_k.fill(0.0);
-    d_v.fill(0.0);
-    let parts = [Shared::new(d_q), Shared::new(d_k), Shared::new(d_v)];
-    let count = layout.offsets.len().saturating_sub(1);
+    for (d, head, stride) in [
+        (&mut *d_q, (|head| head.query_key) as fn(&Head) -> _, layout.query_key_stride),
+        (&mut *d_k, |head| head.query_key, layout.query_key_stride),
+        (&mut *d_v, |head| head.value, layout.value_stride),
+    ] {
+        if !layout.covers(head, stride) {
+            parallel::rows_mut(d, 1, |_, d| d.fill(0.0));
+        }
+    }
+    let saved = Saved { q, k, v, output, d_output, log_sum_exp };
+    let gradients = Gradients { q: &Shared::new(d_q), k: &Shared::new(d_k), v: &Shared::new(d_v) };
     let heads = layout.heads.len();
-    // One run of bias gradients a task, added up afterwards in the order of the sequences.
+    // One run of bias gradients a sequence and head, added up afterwards in the order of the sequences.
     let width =
         layout.position_bias.filter(|_| d_bias_table.is_some()).map_or(0, |(_, max)| (2 * max).saturating_sub(1));
-    let mut bias_parts = vec![0.0; count * heads * width];
+    let mut bias_parts = vec![0.0; layout.sequences() * heads * width];
     let shared_bias = Shared::new(&mut bias_parts);
     let isa = cpu::isa();
-    parallel::tasks(count * heads, true, |task| {
-        let (sequence, head) = (task / heads, task % heads);
-        // SAFETY: every task has a run of its own.
-        let d_bias = unsafe { shared_bias.slice(task * width, width) };
-        blocked::backward(layout, isa, sequence, head, q, k, v, output, d_output, log_sum_exp, &parts, d_bias);
+    layout.for_each(|sequence, head| {
+        // SAFETY: every sequence and head has a run of its own, rows and columns of its own, inside the buffers, as checked.
+        unsafe {
+            let d_bias = shared_bias.slice((sequence * heads + head) * width, width);
+            Task { layout, isa, sequence, head }.backward(&saved, &gradients, d_bias);
+        }
     });
     if let Some(d_table) = d_bias_table.filter(|_| width > 0) {
         for (task, part) in bias_parts.chunks_exact(width).enumerate() {
@@ -186,5 +220,5 @@ fn element_factor(
     j: usize,
     length: usize,
 ) -> f32 {
-    task_dropout(dropout, heads, sequence, head).factor((i * length + j) as u64)
+    task_dropout(dropout, heads, sequence, head).factor(u64::from((i * length + j) as u32))
 }

@@ -1,5 +1,5 @@
-//! The one blocked product that everything goes through: weights, weight gradients and attention. It splits rows and
-//! panels into tasks, the depth into blocks, and writes each result once, after its last depth block.
+//! The blocked product that weights and their gradients go through. It splits rows and panels into tasks, the depth into
+//! blocks, and writes each result once, after its last depth block.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -19,24 +19,16 @@ const PANEL_BLOCK: usize = 32;
 /// Multiply-adds below which another task does not pay.
 const TASK_MULTIPLY_ADDS: usize = 1 << 19;
 
-/// Where results go: `out[start + t * stride + column(n)]`.
+/// Where results go: `out[t * stride + column(n)]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Target<'a> {
     pub(crate) out: Shared<'a>,
-    pub(crate) start: usize,
     pub(crate) stride: usize,
     pub(crate) columns: Option<&'a [u32]>,
     pub(crate) bias: Option<&'a [f32]>,
     pub(crate) scale: Option<&'a [f32]>,
     pub(crate) activation: Activation,
     pub(crate) add: bool,
-}
-
-impl<'a> Target<'a> {
-    /// A plain target without epilogue.
-    pub(crate) fn plain(out: Shared<'a>, start: usize, stride: usize, add: bool) -> Self {
-        Self { out, start, stride, columns: None, bias: None, scale: None, activation: Activation::None, add }
-    }
 }
 
 /// `target = left · right`.
@@ -52,7 +44,6 @@ pub(crate) struct Product<'a> {
 #[derive(Default)]
 struct Scratch {
     left: Aligned,
-    right: Aligned,
     result: Aligned,
 }
 
@@ -64,8 +55,9 @@ impl Product<'_> {
     /// Computes the product in rayon's current pool.
     ///
     /// # Safety
-    /// For the time of the call nothing else reads or writes the places of the target, and no two results share one.
-    pub(crate) unsafe fn run_parallel(&self, isa: Isa) {
+    /// The places of the target are inside its buffer, for the time of the call nothing else reads or writes them, and no
+    /// two results share one.
+    pub(crate) unsafe fn run(&self, isa: Isa) {
         let work = self.rows * self.outputs * self.depth;
         let threads = rayon::current_num_threads();
         let wanted = if threads == 1 { 1 } else { (work / TASK_MULTIPLY_ADDS).clamp(1, 4 * threads) };
@@ -85,30 +77,13 @@ impl Product<'_> {
         });
     }
 
-    /// Computes the product on this thread.
-    ///
     /// # Safety
-    /// As [`Product::run_parallel`].
-    pub(crate) unsafe fn run_serial(&self, isa: Isa) {
-        let panels = self.outputs.div_ceil(PANEL);
-        let (row_blocks, panel_blocks) = (self.rows.div_ceil(ROW_BLOCK), panels.div_ceil(PANEL_BLOCK));
-        for row_block in 0..row_blocks {
-            for panel_block in 0..panel_blocks {
-                // SAFETY: the caller's promise.
-                unsafe {
-                    self.block(isa, part(self.rows, row_blocks, row_block), part(panels, panel_blocks, panel_block));
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`Product::run_parallel`], for the rows and panels given.
+    /// As [`Product::run`], for the rows and panels given.
     unsafe fn block(&self, isa: Isa, rows: Range<usize>, panels: Range<usize>) {
         let mut scratch = SCRATCH.take();
         let depth_blocks = self.depth.div_ceil(DEPTH_BLOCK).max(1);
+        let first_row = rows.start;
         let left = scratch.left.room(rows.len() * ROW_STRIDE);
-        let right = scratch.right.room(DEPTH_BLOCK * PANEL);
         let result_length = rows.len() * PANEL;
         // With one depth block every panel is finished at once and can use the same place.
         let kept_panels = if depth_blocks == 1 { 1 } else { panels.len() };
@@ -120,16 +95,14 @@ impl Product<'_> {
                 let outputs = PANEL.min(self.outputs - panel * PANEL);
                 let place = if depth_blocks == 1 { 0 } else { panel - panels.start };
                 let c = &mut results[place * result_length..][..result_length];
-                let b = self.right.block(isa, panel, outputs, depth.clone(), right);
-                let resume = depth_block > 0;
-                let next = if panel + 1 < panels.end { self.right.ready(panel + 1, depth.clone()) } else { &[] };
-                tile::multiply(
-                    isa,
-                    &mut Tile { a: left, rows: rows.len(), b, next, k: depth.len(), outputs, c, resume },
-                );
+                let b = self.right.block(panel, depth.clone());
+                let index = self.right.index.map(|index| &index[depth.clone()]);
+                let next = if panel + 1 < panels.end { self.right.block(panel + 1, depth.clone()) } else { &[] };
+                let (rows, k, resume) = (rows.len(), depth.len(), depth_block > 0);
+                tile::multiply(isa, &mut Tile { a: left, rows, b, index, next, k, outputs, c, resume });
                 if depth_block + 1 == depth_blocks {
                     // SAFETY: the caller's promise.
-                    unsafe { self.target.write(isa, rows.start, panel * PANEL, outputs, c) };
+                    unsafe { self.target.write(isa, first_row, panel * PANEL, outputs, c) };
                 }
             }
         }
@@ -141,7 +114,7 @@ impl Target<'_> {
     /// Writes the finished results `c` (`[rows, 32]`) of the outputs from `first` on.
     ///
     /// # Safety
-    /// As [`Product::run_parallel`], for these rows and outputs.
+    /// As [`Product::run`], for these rows and outputs.
     unsafe fn write(&self, isa: Isa, first_row: usize, first: usize, outputs: usize, c: &mut [f32]) {
         let bias = self.bias.map(|bias| &bias[first..][..outputs]);
         let scale = self.scale.map(|scale| &scale[first..][..outputs]);
@@ -149,29 +122,38 @@ impl Target<'_> {
             finish(isa, c, bias, scale, self.activation);
         }
         let columns = self.columns.map(|columns| &columns[first..][..outputs]);
-        for (row, c) in c.chunks_exact(PANEL).enumerate() {
-            let start = self.start + (first_row + row) * self.stride;
-            let c = &c[..outputs];
-            // SAFETY: these places belong to this row and these outputs alone, by the caller's promise.
+        let (rows, _) = c.as_chunks::<PANEL>();
+        for (row, c) in rows.iter().enumerate() {
+            let start = (first_row + row) * self.stride;
+            // SAFETY: these places are inside the buffer and belong to this row and these outputs alone, by the caller's
+            // promise.
             unsafe {
-                match columns {
-                    Some(columns) => {
+                match (columns, self.add) {
+                    (Some(columns), false) => {
                         for (&value, &column) in c.iter().zip(columns) {
-                            let place = &mut self.out.slice(start + column as usize, 1)[0];
-                            *place = if self.add { *place + value } else { value };
+                            *self.out.place(start + column as usize) = value;
                         }
                     }
-                    None => {
-                        let out = self.out.slice(start + first, outputs);
-                        if self.add {
-                            out.iter_mut().zip(c).for_each(|(out, &c)| *out += c);
-                        } else {
-                            out.copy_from_slice(c);
+                    (Some(columns), true) => {
+                        for (&value, &column) in c.iter().zip(columns) {
+                            *self.out.place(start + column as usize) += value;
                         }
                     }
+                    (None, add) => write_run(self.out.slice(start + first, outputs), c, add),
                 }
             }
         }
+    }
+}
+
+/// `out = c` or `out += c` for the first elements of `c`; a full panel is copied without a call.
+#[inline(always)]
+fn write_run(out: &mut [f32], c: &[f32; PANEL], add: bool) {
+    match (<&mut [f32; PANEL]>::try_from(&mut *out), add) {
+        (Ok(out), false) => *out = *c,
+        (Ok(out), true) => out.iter_mut().zip(c).for_each(|(out, &c)| *out += c),
+        (Err(_), false) => out.iter_mut().zip(c).for_each(|(out, &c)| *out = c),
+        (Err(_), true) => out.iter_mut().zip(c).for_each(|(out, &c)| *out += c),
     }
 }
 

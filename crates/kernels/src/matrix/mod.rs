@@ -2,19 +2,23 @@
 //! scatter. The weight is packed once into panels of 32 outputs.
 
 pub(crate) mod aligned;
-pub(crate) mod driver;
+mod driver;
 pub(crate) mod operand;
-mod packed;
+pub(crate) mod packed;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tile;
-mod transpose;
+pub(crate) mod transpose;
 
 pub use crate::activation::Activation;
 pub use packed::PackedMatrix;
 
+use std::cell::Cell;
+
+use aligned::Aligned;
 use driver::{Product, Target};
 use operand::{Left, Right};
+use packed::PANEL;
 
 use crate::cpu;
 use crate::parallel::Shared;
@@ -75,7 +79,6 @@ pub fn multiply(input: &Input<'_>, weight: &PackedMatrix, depth: Option<&[u32]>,
         right: weight.operand(depth),
         target: Target {
             out: Shared::new(output.data),
-            start: 0,
             stride: output.stride,
             columns: output.columns,
             bias: output.bias,
@@ -85,7 +88,7 @@ pub fn multiply(input: &Input<'_>, weight: &PackedMatrix, depth: Option<&[u32]>,
         },
     };
     // SAFETY: the output is borrowed exclusively, its rows do not overlap and no two outputs share a column (`check_output`).
-    unsafe { product.run_parallel(cpu::isa()) };
+    unsafe { product.run(cpu::isa()) };
 }
 
 fn check_input(input: &Input<'_>, k: usize) {
@@ -155,14 +158,40 @@ pub fn multiply_transposed(
     check_rows("multiply_transposed: a", a.len(), t, a_stride, n);
     check_rows("multiply_transposed: b", b.len(), t, b_stride, k);
     assert_eq!(out.len(), n * k, "multiply_transposed: out of {n} rows and {k} columns");
-    let product = Product {
-        rows: n,
-        depth: t,
-        outputs: k,
-        left: Left::Transposed { data: a, stride: a_stride },
-        right: Right::Rows { data: b, stride: b_stride },
-        target: Target::plain(Shared::new(out), 0, k, true),
-    };
-    // SAFETY: the output is borrowed exclusively and its rows do not overlap.
-    unsafe { product.run_parallel(cpu::isa()) };
+    if n * k == 0 {
+        return;
+    }
+    let mut panels = PACKED.take();
+    let shared = Shared::new(out);
+    for first in (0..t).step_by(TOKENS) {
+        let depth = TOKENS.min(t - first);
+        let packed = panels.room(k.div_ceil(PANEL) * depth * PANEL);
+        packed::pack_columns(&b[first * b_stride..], b_stride, depth, k, None, packed);
+        let product = Product {
+            rows: n,
+            depth,
+            outputs: k,
+            left: Left::Transposed { data: &a[first * a_stride..], stride: a_stride },
+            right: Right { panels: packed, stored_depth: depth, index: None },
+            target: Target {
+                out: shared,
+                stride: k,
+                columns: None,
+                bias: None,
+                scale: None,
+                activation: Activation::None,
+                add: true,
+            },
+        };
+        // SAFETY: the output is borrowed exclusively, `[n, k]`, and its rows do not overlap.
+        unsafe { product.run(cpu::isa()) };
+    }
+    PACKED.set(panels);
+}
+
+/// Tokens that [`multiply_transposed`] packs at a time.
+const TOKENS: usize = 2048;
+
+thread_local! {
+    static PACKED: Cell<Aligned> = Cell::default();
 }

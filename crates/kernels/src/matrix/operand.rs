@@ -1,5 +1,5 @@
 //! Where the driver's blocks come from: left operands are copied into row-major blocks, gathered, scaled or transposed on
-//! the way; right operands are packed panels, or are made into one panel's block on the fly.
+//! the way; right operands lie ready in panels.
 
 use std::ops::Range;
 
@@ -50,68 +50,20 @@ impl Left<'_> {
     }
 }
 
-/// The right operand, `[depth, outputs]`, seen as panels of 32 outputs.
+/// The right operand, `[depth, outputs]`, in panels of 32 outputs: `[panel, stored_depth, 32]`.
 #[derive(Clone, Copy)]
-pub(crate) enum Right<'a> {
-    /// Panels `[stored_depth, 32]`; depth `k` is their row `index[k]` (or `k`).
-    Packed { panels: &'a [f32], stored_depth: usize, index: Option<&'a [u32]> },
-    /// Element (k, n) is `data[k * stride + n]`.
-    Rows { data: &'a [f32], stride: usize },
-    /// Element (k, n) is `data[n * stride + k]`.
-    Transposed { data: &'a [f32], stride: usize },
+pub(crate) struct Right<'a> {
+    pub(crate) panels: &'a [f32],
+    pub(crate) stored_depth: usize,
+    /// Depth `k` is the stored depth `index[k]`; `None` = `k`.
+    pub(crate) index: Option<&'a [u32]>,
 }
 
 impl Right<'_> {
-    /// The block that [`Right::block`] will give if it lies ready, else nothing.
-    pub(crate) fn ready(&self, panel: usize, depth: Range<usize>) -> &[f32] {
-        match *self {
-            Right::Packed { panels, stored_depth, index: None } => {
-                &panels[(panel * stored_depth + depth.start) * PANEL..][..depth.len() * PANEL]
-            }
-            _ => &[],
-        }
-    }
-
-    /// The block `[depth, 32]` of a panel with `outputs` outputs, made in `scratch` if it does not lie ready.
-    pub(crate) fn block<'b>(
-        &'b self,
-        isa: Isa,
-        panel: usize,
-        outputs: usize,
-        depth: Range<usize>,
-        scratch: &'b mut [f32],
-    ) -> &'b [f32] {
-        let k = depth.len();
-        match *self {
-            Right::Packed { panels, stored_depth, index: None } => {
-                &panels[(panel * stored_depth + depth.start) * PANEL..][..k * PANEL]
-            }
-            Right::Packed { panels, stored_depth, index: Some(index) } => {
-                let panel = &panels[panel * stored_depth * PANEL..][..stored_depth * PANEL];
-                let (rows, _) = panel.as_chunks::<PANEL>();
-                let (out, _) = scratch.as_chunks_mut::<PANEL>();
-                for (out, &row) in out.iter_mut().zip(&index[depth]) {
-                    *out = rows[row as usize];
-                }
-                &scratch[..k * PANEL]
-            }
-            Right::Rows { data, stride } => {
-                for (out, k) in scratch.chunks_exact_mut(PANEL).zip(depth) {
-                    out[..outputs].copy_from_slice(&data[k * stride + panel * PANEL..][..outputs]);
-                }
-                &scratch[..k * PANEL]
-            }
-            Right::Transposed { data, stride } => {
-                for start in (0..outputs).step_by(GROUP) {
-                    let group: [&[f32]; GROUP] = std::array::from_fn(|i| {
-                        let n = panel * PANEL + (start + i).min(outputs - 1);
-                        &data[n * stride..][depth.clone()]
-                    });
-                    transpose_group(isa, &group, &mut scratch[start..], PANEL);
-                }
-                &scratch[..k * PANEL]
-            }
-        }
+    /// The rows of 32 among which the depths of a panel are: all of them with an index, exactly those without.
+    pub(crate) fn block(&self, panel: usize, depth: Range<usize>) -> &[f32] {
+        let depth = if self.index.is_some() { 0..self.stored_depth } else { depth };
+        &self.panels[(panel * self.stored_depth + depth.start) * PANEL..][..depth.len() * PANEL]
     }
 }
 

@@ -1,8 +1,9 @@
 //! AVX2 with FMA: tiles of up to 6 rows by two vectors of 8 outputs, 12 accumulators in registers, half a panel at a time.
 
 use std::arch::x86_64::*;
+use std::ptr;
 
-use super::{PANEL, ROW_STRIDE, Tile, split_rows};
+use super::{Job, PANEL, ROW_STRIDE, Tile, split_rows};
 
 const ROWS: usize = 6;
 const HALF: usize = PANEL / 2;
@@ -11,42 +12,66 @@ const HALF: usize = PANEL / 2;
 /// AVX2 and FMA are available and the tile's shapes were checked.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn multiply(tile: &mut Tile<'_>) {
-    let (a, b, c) = (tile.a.as_ptr(), tile.b.as_ptr(), tile.c.as_mut_ptr());
-    let (k, resume) = (tile.k, tile.resume);
+    let c = tile.c.as_mut_ptr();
+    let index = tile.index.map_or(ptr::null(), <[u32]>::as_ptr);
     for start in (0..tile.outputs).step_by(HALF) {
+        // The first tile fetches this half of what comes next.
+        let mut ahead = tile.next.get(start..).map(<[f32]>::as_ptr).into_iter();
         split_rows(tile.rows, ROWS, |first, count| {
             // SAFETY: rows and half panel are inside the blocks, which the caller checked.
             unsafe {
-                let (a, b, c) = (a.add(first * ROW_STRIDE), b.add(start), c.add(first * PANEL + start));
-                match count {
-                    1 => half_tile::<1>(a, b, k, c, resume),
-                    2 => half_tile::<2>(a, b, k, c, resume),
-                    3 => half_tile::<3>(a, b, k, c, resume),
-                    4 => half_tile::<4>(a, b, k, c, resume),
-                    5 => half_tile::<5>(a, b, k, c, resume),
-                    _ => half_tile::<6>(a, b, k, c, resume),
-                }
+                let b = tile.b.as_ptr().wrapping_add(start);
+                let job = Job {
+                    a: tile.a.as_ptr().add(first * ROW_STRIDE),
+                    b,
+                    index,
+                    ahead: ahead.next().unwrap_or(b),
+                    k: tile.k,
+                    c: c.add(first * PANEL + start),
+                    resume: tile.resume,
+                };
+                if tile.index.is_some() { dispatch::<true>(count, job) } else { dispatch::<false>(count, job) }
             }
         });
     }
 }
 
 /// # Safety
-/// `a` holds `M` rows of `k` elements `ROW_STRIDE` apart; `b` `k` rows and `c` `M` rows of 16 elements, `PANEL` apart.
+/// As [`half_tile`].
 #[target_feature(enable = "avx2,fma")]
-unsafe fn half_tile<const M: usize>(a: *const f32, b: *const f32, k: usize, c: *mut f32, resume: bool) {
-    let mut sums = [[_mm256_setzero_ps(); 2]; M];
-    // SAFETY: all offsets stay inside the blocks by the caller's promise.
+unsafe fn dispatch<const INDEXED: bool>(rows: usize, job: Job) {
+    // SAFETY: the caller's promise.
     unsafe {
-        if resume {
+        match rows {
+            1 => half_tile::<1, INDEXED>(job),
+            2 => half_tile::<2, INDEXED>(job),
+            3 => half_tile::<3, INDEXED>(job),
+            4 => half_tile::<4, INDEXED>(job),
+            5 => half_tile::<5, INDEXED>(job),
+            _ => half_tile::<6, INDEXED>(job),
+        }
+    }
+}
+
+/// # Safety
+/// `job` holds `M` rows, and an index if `INDEXED`; only the first 16 elements of the rows of `b` and `c` are used.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn half_tile<const M: usize, const INDEXED: bool>(job: Job) {
+    let Job { a, b, ahead, c, .. } = job;
+    let mut sums = [[_mm256_setzero_ps(); 2]; M];
+    // SAFETY: all offsets stay inside the blocks by the caller's promise; a prefetch may go anywhere.
+    unsafe {
+        if job.resume {
             for (i, sums) in sums.iter_mut().enumerate() {
                 for (v, sum) in sums.iter_mut().enumerate() {
                     *sum = _mm256_loadu_ps(c.add(i * PANEL + 8 * v));
                 }
             }
         }
-        for k in 0..k {
-            let lanes = [_mm256_loadu_ps(b.add(k * PANEL)), _mm256_loadu_ps(b.add(k * PANEL + 8))];
+        for k in 0..job.k {
+            let offset = job.offset::<INDEXED>(k);
+            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(offset).cast());
+            let lanes = [_mm256_loadu_ps(b.add(offset)), _mm256_loadu_ps(b.add(offset + 8))];
             for (i, sums) in sums.iter_mut().enumerate() {
                 let factor = _mm256_set1_ps(*a.add(i * ROW_STRIDE + k));
                 for (sum, &lanes) in sums.iter_mut().zip(&lanes) {

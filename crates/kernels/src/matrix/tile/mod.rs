@@ -24,8 +24,10 @@ pub(crate) struct Tile<'a> {
     /// Left block, rows [`ROW_STRIDE`] apart.
     pub(crate) a: &'a [f32],
     pub(crate) rows: usize,
-    /// `[k, 32]`.
+    /// Rows of 32 outputs, the block of a panel.
     pub(crate) b: &'a [f32],
+    /// Row of `b` for each depth; `None` = depth `k` is row `k`.
+    pub(crate) index: Option<&'a [u32]>,
     /// What the next call's `b` will be, as far as that is known: it is fetched into the cache on the way.
     pub(crate) next: &'a [f32],
     pub(crate) k: usize,
@@ -45,8 +47,16 @@ pub(crate) fn multiply(isa: Isa, tile: &mut Tile<'_>) {
     let Tile { rows, k, .. } = *tile;
     assert!(k <= DEPTH_BLOCK, "a block of the depth");
     assert!(rows == 0 || (rows - 1) * ROW_STRIDE + k <= tile.a.len(), "rows of the left block");
-    assert!(k * PANEL <= tile.b.len(), "depth rows of the panel");
+    let depth_rows = match tile.index {
+        Some(index) => {
+            assert_eq!(index.len(), k, "one row of the panel a depth");
+            index.iter().max().map_or(0, |&row| row as usize + 1)
+        }
+        None => k,
+    };
+    assert!(depth_rows <= tile.b.len() / PANEL, "depth rows of the panel");
     assert!(rows * PANEL <= tile.c.len(), "rows of the result");
+    assert!(tile.outputs <= PANEL, "outputs of a panel");
     match isa {
         // SAFETY: the instruction set is there, or there would be no such `Isa`; shapes are asserted above.
         #[cfg(target_arch = "x86_64")]
@@ -55,6 +65,34 @@ pub(crate) fn multiply(isa: Isa, tile: &mut Tile<'_>) {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { avx2::multiply(tile) },
         _ => portable::multiply(tile),
+    }
+}
+
+/// One tile for the vector versions, as pointers: `M` rows of `k` elements at `a` (`ROW_STRIDE` apart), `k` rows at `b`
+/// (`PANEL` apart, or as `index` says), `M` rows at `c` (`PANEL` apart).
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Job {
+    a: *const f32,
+    b: *const f32,
+    index: *const u32,
+    /// Rows `PANEL` apart whose line is fetched; need not be valid.
+    ahead: *const f32,
+    k: usize,
+    c: *mut f32,
+    resume: bool,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Job {
+    /// Offset of the row of `b` for depth `k`.
+    ///
+    /// # Safety
+    /// If `INDEXED`, `index` holds more than `k` elements.
+    #[inline(always)]
+    unsafe fn offset<const INDEXED: bool>(&self, k: usize) -> usize {
+        // SAFETY: the caller's promise.
+        if INDEXED { unsafe { *self.index.add(k) as usize * PANEL } } else { k * PANEL }
     }
 }
 

@@ -9,26 +9,36 @@ const ROWS: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
 const LANES: usize = 8;
 
 pub(super) fn multiply(tile: &mut Tile<'_>) {
-    let Tile { a, b, k, resume, .. } = *tile;
+    let Tile { a, b, index, k, resume, .. } = *tile;
     for start in (0..tile.outputs).step_by(LANES) {
         let c = &mut *tile.c;
         split_rows(tile.rows, ROWS, |first, count| {
-            let (a, b, c) = (&a[first * ROW_STRIDE..], &b[start.min(b.len())..], &mut c[first * PANEL + start..]);
-            match count {
-                1 => part::<1>(a, b, k, c, resume),
-                2 => part::<2>(a, b, k, c, resume),
-                3 => part::<3>(a, b, k, c, resume),
-                4 => part::<4>(a, b, k, c, resume),
-                5 => part::<5>(a, b, k, c, resume),
-                6 => part::<6>(a, b, k, c, resume),
-                7 => part::<7>(a, b, k, c, resume),
-                _ => part::<8>(a, b, k, c, resume),
+            let (a, c) = (&a[first * ROW_STRIDE..], &mut c[first * PANEL + start..]);
+            // The lanes of each depth; two loops, so that the plain one has no look-up.
+            let (rows, _) = b.as_chunks::<PANEL>();
+            let lanes = |row: &[f32; PANEL]| -> [f32; LANES] { std::array::from_fn(|lane| row[start + lane]) };
+            match index {
+                Some(index) => dispatch(count, a, index.iter().map(|&row| lanes(&rows[row as usize])), k, c, resume),
+                None => dispatch(count, a, rows.iter().map(lanes), k, c, resume),
             }
         });
     }
 }
 
-fn part<const M: usize>(a: &[f32], b: &[f32], k: usize, c: &mut [f32], resume: bool) {
+fn dispatch(rows: usize, a: &[f32], b: impl Iterator<Item = [f32; LANES]>, k: usize, c: &mut [f32], resume: bool) {
+    match rows {
+        1 => part::<1>(a, b, k, c, resume),
+        2 => part::<2>(a, b, k, c, resume),
+        3 => part::<3>(a, b, k, c, resume),
+        4 => part::<4>(a, b, k, c, resume),
+        5 => part::<5>(a, b, k, c, resume),
+        6 => part::<6>(a, b, k, c, resume),
+        7 => part::<7>(a, b, k, c, resume),
+        _ => part::<8>(a, b, k, c, resume),
+    }
+}
+
+fn part<const M: usize>(a: &[f32], b: impl Iterator<Item = [f32; LANES]>, k: usize, c: &mut [f32], resume: bool) {
     let mut sums = [[0.0_f32; LANES]; M];
     if resume {
         for (i, sums) in sums.iter_mut().enumerate() {
@@ -36,10 +46,9 @@ fn part<const M: usize>(a: &[f32], b: &[f32], k: usize, c: &mut [f32], resume: b
         }
     }
     let rows: [&[f32]; M] = std::array::from_fn(|i| &a[i * ROW_STRIDE..][..k]);
-    for k in 0..k {
-        let lanes = &b[k * PANEL..][..LANES];
+    for (k, lanes) in (0..k).zip(b) {
         for (sums, row) in sums.iter_mut().zip(&rows) {
-            for (sum, &b) in sums.iter_mut().zip(lanes) {
+            for (sum, &b) in sums.iter_mut().zip(&lanes) {
                 *sum = mul_add::<NATIVE_FMA>(row[k], b, *sum);
             }
         }

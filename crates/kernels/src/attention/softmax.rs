@@ -1,0 +1,182 @@
+//! The element-wise middle of attention, forward and backward: scale, position bias, softmax and dropout in one go over a
+//! block of scores in panels.
+
+use super::panels::left_place;
+use crate::cpu::kernel;
+use crate::dropout::Mask;
+use crate::math::{self, mul_add};
+use crate::matrix::packed::PANEL;
+
+/// A block of scores: `rows` queries from `first_query` on against `keys` keys.
+#[derive(Clone, Copy)]
+pub(super) struct Block<'a> {
+    pub(super) rows: usize,
+    pub(super) first_query: usize,
+    pub(super) keys: usize,
+    pub(super) scale: f32,
+    /// The head's row of the position bias table, and the place in it that query 0 starts at.
+    pub(super) bias: Option<(&'a [f32], usize)>,
+    pub(super) mask: Option<Mask>,
+}
+
+impl Block<'_> {
+    /// Whether a panel is the last one, with lanes that are no keys.
+    #[inline(always)]
+    fn partial(&self, panel: usize) -> Option<usize> {
+        let end = (panel + 1) * PANEL;
+        (end > self.keys).then(|| self.keys - panel * PANEL)
+    }
+
+    /// Scales scores of row `i` and one panel, and adds the bias.
+    #[inline(always)]
+    fn finish<const FMA: bool>(&self, i: usize, panel: usize, scores: &mut [f32; PANEL]) {
+        let Some((table, origin)) = self.bias else {
+            for score in scores.iter_mut() {
+                *score *= self.scale;
+            }
+            return;
+        };
+        let row = &table[origin - self.first_query - i + panel * PANEL..];
+        let mut biases = [0.0; PANEL];
+        match row.first_chunk::<PANEL>() {
+            Some(row) => biases = *row,
+            None => biases[..row.len()].copy_from_slice(row),
+        }
+        for (score, &bias) in scores.iter_mut().zip(&biases) {
+            *score = mul_add::<FMA>(*score, self.scale, bias);
+        }
+    }
+
+    /// Dropout factors of row `i` and one panel.
+    #[inline(always)]
+    fn factors(&self, mask: &Mask, i: usize, panel: usize) -> [f32; PANEL] {
+        // Indices are taken modulo 2^32: they could only repeat in a sequence of more than 65,536 tokens.
+        let first = ((self.first_query + i) * self.keys + panel * PANEL) as u32;
+        let mut factors = [0.0; PANEL];
+        for (lane, factor) in factors.iter_mut().enumerate() {
+            *factor = mask.factor(first.wrapping_add(lane as u32));
+        }
+        factors
+    }
+}
+
+#[inline(always)]
+fn sum_of_panel(lanes: &[f32; PANEL]) -> f32 {
+    let mut half = [0.0; 16];
+    for lane in 0..16 {
+        half[lane] = lanes[lane] + lanes[lane + 16];
+    }
+    math::sum_lanes(half)
+}
+
+kernel! {
+    /// From products in panels to `e^(score − largest)` after dropout as a left block; `inverse` gets what to multiply a
+    /// row's results by, `log_sum_exp` the logarithm of a row's sum.
+    pub(super) fn forward(block: &Block<'_>, scores: &mut [f32], out: &mut [f32], inverse: &mut [f32], log_sum_exp: &mut [f32]) {
+        let (scores, _) = scores.as_chunks_mut::<PANEL>();
+        let panels = block.keys.div_ceil(PANEL);
+        for i in 0..block.rows {
+            let mut largest = [f32::NEG_INFINITY; PANEL];
+            for panel in 0..panels {
+                let scores = &mut scores[panel * block.rows + i];
+                block.finish::<FMA>(i, panel, scores);
+                if let Some(count) = block.partial(panel) {
+                    for score in &mut scores[count..] {
+                        *score = f32::NEG_INFINITY;
+                    }
+                }
+                for (largest, &score) in largest.iter_mut().zip(scores.iter()) {
+                    *largest = if score > *largest { score } else { *largest };
+                }
+            }
+            let mut maximum = f32::NEG_INFINITY;
+            for &score in &largest {
+                maximum = if score > maximum { score } else { maximum };
+            }
+            let mut sums = [0.0; PANEL];
+            for panel in 0..panels {
+                let scores = &scores[panel * block.rows + i];
+                let place = left_place(block.rows, i, panel * PANEL);
+                let Some(out) = out[place..].first_chunk_mut::<PANEL>() else { unreachable!("room for whole panels") };
+                for ((out, &score), sum) in out.iter_mut().zip(scores).zip(&mut sums) {
+                    *out = math::exp::<FMA>(score - maximum);
+                    *sum += *out;
+                }
+                if let Some(mask) = &block.mask {
+                    for (out, &factor) in out.iter_mut().zip(&block.factors(mask, i, panel)) {
+                        *out *= factor;
+                    }
+                }
+            }
+            let sum = sum_of_panel(&sums);
+            inverse[i] = 1.0 / sum;
+            log_sum_exp[i] = maximum + sum.ln();
+        }
+    }
+
+    /// From products in panels to what the gradients need: `scores` become probabilities after dropout and `d` (gradients of
+    /// those) gradients of the scaled products, in place, the latter also as a left block. `d_bias` is added to.
+    pub(super) fn backward(
+        block: &Block<'_>, scores: &mut [f32], d: &mut [f32], log_sum_exp: &[f32], delta: &[f32], out: &mut [f32],
+        d_bias: &mut [f32],
+    ) {
+        let (scores, _) = scores.as_chunks_mut::<PANEL>();
+        let (d, _) = d.as_chunks_mut::<PANEL>();
+        for i in 0..block.rows {
+            let (log_sum_exp, delta) = (log_sum_exp[i], delta[i]);
+            for panel in 0..block.keys.div_ceil(PANEL) {
+                let p = &mut scores[panel * block.rows + i];
+                let d = &mut d[panel * block.rows + i];
+                block.finish::<FMA>(i, panel, p);
+                for p in p.iter_mut() {
+                    *p = math::exp::<FMA>(*p - log_sum_exp);
+                }
+                match &block.mask {
+                    Some(mask) => {
+                        let factors = block.factors(mask, i, panel);
+                        for ((p, d), &factor) in p.iter_mut().zip(d.iter_mut()).zip(&factors) {
+                            *d = *p * mul_add::<FMA>(*d, factor, -delta);
+                            *p *= factor;
+                        }
+                    }
+                    None => {
+                        for (p, d) in p.iter().zip(d.iter_mut()) {
+                            *d = *p * (*d - delta);
+                        }
+                    }
+                }
+                if let (false, Some((_, origin))) = (d_bias.is_empty(), block.bias) {
+                    let count = block.partial(panel).unwrap_or(PANEL);
+                    let row = &mut d_bias[origin - block.first_query - i + panel * PANEL..][..count];
+                    for (sum, &d) in row.iter_mut().zip(d.iter()) {
+                        *sum += d;
+                    }
+                }
+                let place = left_place(block.rows, i, panel * PANEL);
+                let Some(out) = out[place..].first_chunk_mut::<PANEL>() else { unreachable!("room for whole panels") };
+                for (out, d) in out.iter_mut().zip(d.iter_mut()) {
+                    *d *= block.scale;
+                    *out = *d;
+                }
+            }
+        }
+    }
+
+    /// `Σ_c a[i, c] b[i, c]` of each row.
+    pub(super) fn row_dots(a: &[f32], b: &[f32], stride: usize, width: usize, out: &mut [f32]) {
+        for (i, out) in out.iter_mut().enumerate() {
+            let (a, b) = (&a[i * stride..][..width], &b[i * stride..][..width]);
+            let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+            let mut sums = [0.0; 16];
+            for (a, b) in a.iter().zip(b) {
+                for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
+                    *sum = mul_add::<FMA>(a, b, *sum);
+                }
+            }
+            for ((sum, &a), &b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
+                *sum = mul_add::<FMA>(a, b, *sum);
+            }
+            *out = math::sum_lanes(sums);
+        }
+    }
+}
