@@ -162,3 +162,16 @@ fn what_would_not_be_read_back_is_not_written() {
     adapter.write(&folder.path().join("a")).expect("write");
     assert_eq!(Adapter::read(&folder.path().join("a")).expect("read"), adapter);
 }
+
+#[test]
+fn numbers_do_not_drift_when_they_are_read_and_written() {
+    let text = format!(
+        r#"{{"peft_type": "FINEGATES", "target_sparsity": 0.30000000000000004, "mine": [2.2250738585072014e-308, 1e-60, {}1.0]}}"#,
+        "9".repeat(80)
+    );
+    let path = std::path::Path::new("adapter_config.json");
+    let first = AdapterConfig::parse(path, &text).expect("a config");
+    let second = AdapterConfig::parse(path, &first.to_json()).expect("its own text");
+    assert_eq!(first, second);
+    assert_eq!(first.target_sparsity, 0.1 + 0.2);
+}
