@@ -52,6 +52,15 @@ fn scaled(mut value: f64, units: &[&str]) -> String {
     if unit == 0 { format!("{value:.0}{}", units[0]) } else { format!("{value:.1}{}", units[unit]) }
 }
 
+/// Names in a row, the first few of many.
+pub fn names(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    match names.len() {
+        0..=SHOWN => names.join(", "),
+        more => format!("{} and {} more", names[..SHOWN].join(", "), more - SHOWN),
+    }
+}
+
 /// A count with its noun: `1 epoch`, `2.5 epochs`; the plural with an s.
 pub fn counted(count: impl std::fmt::Display, noun: &str) -> String {
     let count = count.to_string();

@@ -165,7 +165,8 @@ impl Runner {
                 (engine, encoded)
             }
             None => {
-                let options = finegates_infer::Options { batch_tokens: Some(usize::MAX), ..options };
+                let batch_tokens = options.batch_tokens.or(Some(usize::MAX));
+                let options = finegates_infer::Options { batch_tokens, ..options };
                 let engine = Engine::without_tokenizer(artifact, &options)?;
                 let encoded = random_tokens(&engine, arguments.batch, arguments.length)?;
                 (engine, encoded)

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::model::Saved;
 use crate::arguments::Common;
-use crate::figures::{bytes, integer, share};
+use crate::figures::{bytes, integer, names, share};
 use crate::table::{Table, facts};
 
 const EXAMPLES: &str = "\
@@ -299,7 +299,7 @@ fn text(report: &Report, projections: bool) -> String {
         ));
     }
     if !report.labels.is_empty() {
-        lines.push(("labels", report.labels.join(", ")));
+        lines.push(("labels", names(&report.labels)));
     }
     if let Some(parameters) = report.parameters {
         let size = report.file_size_bytes.map(|size| format!(" in {}", bytes(size))).unwrap_or_default();

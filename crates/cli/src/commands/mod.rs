@@ -20,7 +20,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // step would cost a hand-over to the pool and back.
     let threads = arguments.common.threads.map_or(0, usize::from);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    pool.with_context(|| format!("--threads: {threads} threads cannot be started"))?.install(|| dispatch(arguments))
+    pool.context("the threads to compute with cannot be started; fewer may do with --threads")?
+        .install(|| dispatch(arguments))
 }
 
 fn dispatch(arguments: &Arguments) -> anyhow::Result<()> {

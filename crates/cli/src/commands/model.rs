@@ -40,6 +40,9 @@ pub struct ModelArguments {
     /// Cut texts to N tokens, special ones included [default: as the run was trained; otherwise the model's limit]
     #[arg(long, value_name = "N")]
     pub max_length: Option<usize>,
+    /// Run texts together up to N tokens: more fills wide CPUs better, fewer takes less memory
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch_tokens: Option<u32>,
 }
 
 impl ModelArguments {
@@ -55,7 +58,7 @@ impl ModelArguments {
             base: self.base.clone(),
             maximum_length: self.max_length,
             allow_untrained_head,
-            batch_tokens: None,
+            batch_tokens: self.batch_tokens.map(|tokens| tokens as usize),
             fetch: common.fetch(),
         }
     }

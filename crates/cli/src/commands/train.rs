@@ -10,7 +10,7 @@ use finegates_train::{Ending, Event, Mode, PartialRecipe, RunOptions, Summary};
 use serde::Serialize;
 
 use crate::arguments::Common;
-use crate::figures::{counted, duration, integer, percent, rate, share};
+use crate::figures::{counted, duration, integer, names, percent, rate, share};
 use crate::interrupt;
 use crate::output::{Interrupted, Output};
 use crate::table::facts;
@@ -153,7 +153,7 @@ fn starting_text(start: &Start) -> String {
             _ => format!("{} ({name})", integer(*examples as u64)),
         })
         .collect();
-    let labels = if start.labels.is_empty() { "a number".to_owned() } else { shortened(&start.labels) };
+    let labels = if start.labels.is_empty() { "a number".to_owned() } else { names(&start.labels) };
     let mut lines = vec![
         (
             "examples",
@@ -178,14 +178,6 @@ fn starting_text(start: &Start) -> String {
         lines.push(("resumed", format!("after step {}", integer(start.step))));
     }
     facts(lines).trim_end().to_owned()
-}
-
-fn shortened(labels: &[String]) -> String {
-    const SHOWN: usize = 8;
-    match labels.len() {
-        0..=SHOWN => labels.join(", "),
-        more => format!("{} and {} more", labels[..SHOWN].join(", "), more - SHOWN),
-    }
 }
 
 fn evaluation_text(record: &EvaluationRecord) -> String {
