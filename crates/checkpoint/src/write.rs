@@ -41,6 +41,17 @@ pub fn write_atomic_with(path: &Path, produce: impl FnOnce(&mut File) -> io::Res
     sync_folder(&folder)
 }
 
+/// Copies a file's content into `folder` under the same name, atomically. Its permissions stay behind: a model that may only
+/// be read is not passed on as one that cannot be written.
+///
+/// # Errors
+/// [`Error::Io`] naming the file that cannot be read or written.
+pub fn copy_into(file: &Path, folder: &Path) -> Result<(), Error> {
+    let mut source = File::open(file).map_err(Error::io(file, "open"))?;
+    let name = file.file_name().unwrap_or_default();
+    write_atomic_with(&folder.join(name), |copy| io::copy(&mut source, copy).map(drop))
+}
+
 /// Moves the finished folder `temporary` to `destination`, replacing what is there. Both must lie on one file system.
 ///
 /// On Linux and macOS the two change places in one step, so that a crash leaves the old folder or the new one. Where the

@@ -40,6 +40,16 @@ pub struct Arguments {
     pub common: Common,
 }
 
+/// The program as it was called, for commands that a person may copy: `finegates`, or the path of one that is not installed.
+pub fn program() -> String {
+    let called = std::env::args().next().filter(|called| called.contains(std::path::is_separator));
+    match called {
+        Some(path) if path.contains(char::is_whitespace) => format!("\"{path}\""),
+        Some(path) => path,
+        None => "finegates".to_owned(),
+    }
+}
+
 /// What to do.
 #[derive(Subcommand, Debug)]
 pub enum Command {

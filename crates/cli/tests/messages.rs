@@ -133,13 +133,43 @@ fn compress_keeps_what_is_there() {
     std::fs::create_dir(place.path("compact")).unwrap();
     place.write("compact/precious", "x");
     refuses(&["compress", &output, "--output", &compact], &["compact", "not empty", "--overwrite"]);
-    assert!(place.path("compact/precious").exists());
+    let anyway =
+        |folder: &str| refuses(&["compress", &output, "--output", folder, "--overwrite"], &["other than a compact"]);
+    anyway(&compact);
+    anyway(&output);
+    assert!(place.path("compact/precious").exists() && place.path("run/recipe.toml").exists());
+    std::fs::remove_file(place.path("compact/precious")).unwrap();
+    run(&["compress", &output, "--output", &compact]).exits(0);
     run(&["compress", &output, "--output", &compact, "--overwrite", "--probe", &dev]).exits(0);
     refuses(&["compress", &compact, "--output", &place.name("more")], &["compact already"]);
     refuses(
         &["train", "--model", &compact, "--train", &train, "--validation", &dev, "--output", &place.name("more")],
         &["compact"],
     );
+}
+
+#[test]
+fn numbers_that_cannot_be_true_are_refused() {
+    let place = Place::with_data(40);
+    let (model, train, dev) = (tiny("bert"), place.name("train.csv"), place.name("dev.csv"));
+    let (output, compact) = (place.name("run"), place.name("compact"));
+    run(&["train", "--model", &model, "--train", &train, "--validation", &dev, "--output", &output, "--epochs", "1"])
+        .exits(0);
+    run(&["compress", &output, "--output", &compact]).exits(0);
+    run(&["inspect", &output, "--base", &model]).exits(0);
+    refuses(&["inspect", &output, "--base", &tiny("distilbert")], &["adapter_model.safetensors", "another model"]);
+    let report = std::fs::read_to_string(place.path("compact/compression.json")).unwrap();
+    for (from, to) in [
+        ("\"gated_parameters\": ", "\"gated_parameters\": 1"),
+        ("\"live_rows\": ", "\"live_rows\": 9"),
+        ("\"open_columns\": ", "\"open_columns\": 18446744073709551"),
+    ] {
+        assert!(report.contains(from));
+        place.write("compact/compression.json", &report.replacen(from, to, 1));
+        refuses(&["inspect", &compact], &["compression.json"]);
+    }
+    std::fs::remove_file(place.path("compact/compression.json")).unwrap();
+    run(&["inspect", &compact]).exits(0).says("compression.json is missing");
 }
 
 #[test]

@@ -77,6 +77,12 @@ fn a_run_is_trained_compressed_judged_and_asked() {
     assert_eq!(of_run, of_compact);
     assert_eq!(of_run.iter().map(|(line, _)| *line).collect::<Vec<_>>(), (2..=41).collect::<Vec<_>>());
 
+    let long = place.write("long.txt", &"the film was good and the cast was great and the plot was fine\n".repeat(5));
+    let timed = run(&["bench", &base, &compact, "--data", &long, "--rounds", "2", "--json"]).exits(0);
+    timed.complains("cut to 12 tokens, for every model");
+    for model in timed.json()["models"].as_array().unwrap() {
+        assert_eq!(integer(model, "tokens"), 5 * 12, "a model that reads less would look faster");
+    }
     let timed = run(&["bench", &runs, &compact, &base, "--batch", "2", "--length", "5", "--rounds", "3", "--json"]);
     let timed = timed.exits(0);
     timed.complains("has no task head");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use finegates_checkpoint::checkpoint::Checkpoint;
 use finegates_checkpoint::tensors::{TensorToWrite, write_tensors};
-use finegates_checkpoint::write::{replace_folder, write_atomic};
+use finegates_checkpoint::write::{copy_into, replace_folder, write_atomic};
 use finegates_model::{Batch, LoadOptions, Method, Model, Projection};
 
 use crate::Error;
@@ -73,7 +73,9 @@ pub fn compress(request: &Request<'_>) -> Result<Report, Error> {
     let folder = beside.path();
     let written = write_model(model, &folded, folder)?;
     config::write(request, folder)?;
-    copy_files(request.tokenizer_files, folder)?;
+    for file in request.tokenizer_files {
+        copy_into(file, folder)?;
+    }
     let verification = {
         let checkpoint = Checkpoint::open(folder)?;
         let (compact, loaded) = Model::load(&checkpoint, &LoadOptions::default())?;
@@ -127,7 +129,13 @@ fn check_destination(request: &Request<'_>) -> Result<(), Error> {
     let fail = |source| Error::Folder { path: path.to_owned(), source };
     let empty = fs::read_dir(path).map_err(fail)?.next().is_none();
     if !empty && !request.overwrite {
-        return refuse("is not empty; name a new folder or ask to overwrite it");
+        return Err(Error::DestinationTaken { path: path.to_owned() });
+    }
+    // Whatever else is in a folder may be somebody's work: runs, data, whole disks.
+    if !empty && !path.join(report::FILE_NAME).is_file() {
+        return refuse(
+            "holds something other than a compact model, which overwriting would delete; name another folder",
+        );
     }
     let (inside, place) = (fs::canonicalize(&request.base.folder), fs::canonicalize(path));
     if inside.is_ok_and(|inside| place.is_ok_and(|place| inside.starts_with(place))) {
@@ -202,15 +210,6 @@ fn write_model(model: &Model, folded: &[Folded], folder: &Path) -> Result<Writte
 }
 
 /// Copies files under their own names.
-fn copy_files(files: &[PathBuf], folder: &Path) -> Result<(), Error> {
-    for file in files {
-        let Some(name) = file.file_name() else { continue };
-        let bytes = fs::read(file).map_err(|source| Error::Folder { path: file.clone(), source })?;
-        write_atomic(&folder.join(name), &bytes)?;
-    }
-    Ok(())
-}
-
 /// What a reader of the numbers should know.
 fn notes(request: &Request<'_>, removal: &Removal) -> Vec<String> {
     let mut notes = Vec::new();

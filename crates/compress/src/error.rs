@@ -95,6 +95,12 @@ pub enum Error {
         /// Why not, and what to do.
         reason: String,
     },
+    /// A destination that holds something already.
+    #[error("{}: is not empty; name a new folder, or ask to overwrite it", path.display())]
+    DestinationTaken {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Labels that do not fit the head.
     #[error("id2label: expected {expected} labels, one a class of the head, found {found}")]
     Labels {

@@ -133,6 +133,9 @@ pub struct LayerRemoval {
     pub totals: Totals,
 }
 
+/// Most rows or columns of a projection that is believed: their products then add up without overflow.
+const SIZE_LIMIT: usize = 1 << 24;
+
 /// What removal takes away: in all, per layer and per projection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Removal {
@@ -180,6 +183,42 @@ impl Removal {
             }
         });
         Ok(Removal::sum(projections.collect()))
+    }
+
+    /// Whether numbers that come from a file can be true: nothing grows by removal, and the sums are those of the projections.
+    ///
+    /// # Errors
+    /// What cannot be true, in words.
+    pub fn check(&self) -> Result<(), String> {
+        for projection in &self.projections {
+            let sides = [
+                ("rows", projection.rows, projection.open_rows, projection.live_rows, &projection.row_gates),
+                (
+                    "columns",
+                    projection.columns,
+                    projection.open_columns,
+                    projection.live_columns,
+                    &projection.column_gates,
+                ),
+            ];
+            for (side, size, open, live, gates) in sides {
+                let wrong = |what: &str| Err(format!("projections.{}: {what}", projection.path));
+                if size > SIZE_LIMIT {
+                    return wrong(&format!("{side}: expected at most {SIZE_LIMIT}, found {size}"));
+                }
+                if live > open || open > size {
+                    return wrong(&format!("{live} live of {open} open of {size} {side}"));
+                }
+                let counts = [gates.open, gates.fractional, gates.closed];
+                if counts.iter().any(|&count| count > size as u64) || ![0, size as u64].contains(&gates.total()) {
+                    return wrong(&format!("{counts:?} gates open, fractional and closed on {size} {side}"));
+                }
+            }
+        }
+        match Removal::sum(self.projections.clone()) == *self {
+            true => Ok(()),
+            false => Err("the sums are not those of the projections".to_owned()),
+        }
     }
 
     /// Sums up projections.

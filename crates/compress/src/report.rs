@@ -105,7 +105,9 @@ impl Report {
                 "format_version: expected at most {FORMAT_VERSION}, found {format_version}; it was written by a newer finegates, update this one"
             ));
         }
-        serde_json::from_slice(bytes).map_err(|error| error.to_string())
+        let report: Report = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        report.removal.check()?;
+        Ok(report)
     }
 
     /// The file's content.

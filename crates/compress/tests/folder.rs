@@ -129,6 +129,11 @@ fn folder_with_content_is_replaced_only_when_asked() {
     let error = tiny.compress(&destination).unwrap_err();
     assert!(error.to_string().contains("not empty"), "{error}");
     assert_eq!(names(&destination), ["mine"]);
+    fs::remove_file(destination.join("mine")).unwrap();
+    tiny.compress(&destination).unwrap();
+    let again = tiny.compress(&destination).unwrap_err();
+    assert!(matches!(again, Error::DestinationTaken { .. }), "{again}");
+    fs::write(destination.join("old"), "from before").unwrap();
     tiny.compress_with(&destination, |request| request.overwrite = true).unwrap();
     assert_eq!(names(&destination), ["compression.json", "config.json", "model.safetensors"]);
     assert_eq!(names(place.path()), ["compact"]);
@@ -165,6 +170,24 @@ fn base_checkpoint_is_never_overwritten() {
 }
 
 #[test]
+fn only_a_compact_model_is_overwritten() {
+    let place = tempfile::tempdir().unwrap();
+    let mine = place.path().join("mine");
+    fs::create_dir_all(mine.join("best")).unwrap();
+    for name in ["recipe.toml", "best/adapter_config.json"] {
+        fs::write(mine.join(name), "precious").unwrap();
+    }
+    let tiny = some_closed("bert");
+    for destination in [place.path(), &mine, &mine.join("best")] {
+        let refused = tiny.compress_with(destination, |request| request.overwrite = true);
+        assert!(matches!(refused, Err(Error::Destination { .. })), "{}", destination.display());
+    }
+    for name in ["recipe.toml", "best/adapter_config.json"] {
+        assert_eq!(fs::read_to_string(mine.join(name)).unwrap(), "precious");
+    }
+}
+
+#[test]
 fn failure_leaves_nothing_behind() {
     let place = tempfile::tempdir().unwrap();
     let destination = place.path().join("compact");
@@ -176,7 +199,7 @@ fn failure_leaves_nothing_behind() {
     let outside = tiny.compress_with(&destination, |request| request.probe = &outside);
     assert!(matches!(outside, Err(Error::Model(_))));
     let missing = tiny.compress_with(&destination, |request| request.tokenizer_files = &missing);
-    assert!(matches!(missing, Err(Error::Folder { .. })));
+    assert!(matches!(missing, Err(Error::Checkpoint(error)) if error.to_string().contains("no such file")));
     assert_eq!(names(place.path()), [""; 0]);
 }
 

@@ -126,6 +126,11 @@ impl Engine {
         })
     }
 
+    /// Cuts texts to at most so many tokens from now on, special ones included.
+    pub fn limit_length(&mut self, tokens: usize) {
+        self.maximum_length = self.maximum_length.min(tokens);
+    }
+
     /// Answers texts, in their order.
     ///
     /// # Errors

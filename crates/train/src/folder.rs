@@ -8,7 +8,7 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use finegates_checkpoint::adapter::TargetModules;
-use finegates_checkpoint::write::{replace_folder, write_atomic};
+use finegates_checkpoint::write::{copy_into, replace_folder, write_atomic};
 use finegates_checkpoint::{Adapter, AdapterConfig, Config, TensorToWrite, Tokenizer, write_tensors};
 use finegates_data::Labels;
 use finegates_model::{Method, Model};
@@ -219,8 +219,7 @@ impl ModelWriter {
         std::fs::create_dir_all(&beside).map_err(Error::io(&beside, "make"))?;
         write_atomic(&beside.join("config.json"), self.config_json.as_bytes())?;
         for file in &self.tokenizer_files {
-            let copy = beside.join(file.file_name().unwrap_or_default());
-            std::fs::copy(file, &copy).map_err(Error::io(file, "copy"))?;
+            copy_into(file, &beside)?;
         }
         self.write_tensors(model, &beside)?;
         Ok(replace_folder(&beside, folder)?)

@@ -1,6 +1,6 @@
 use std::fs;
 
-use finegates_checkpoint::write::{replace_folder, restore_folder, write_atomic, write_atomic_with};
+use finegates_checkpoint::write::{copy_into, replace_folder, restore_folder, write_atomic, write_atomic_with};
 
 use crate::support::{folder, write};
 
@@ -25,6 +25,21 @@ fn a_failed_write_leaves_the_old_content() {
     assert_eq!(fs::read(&path).expect("read"), b"old");
     assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 1);
     assert!(write_atomic(&folder.path().join("missing/state.json"), b"x").is_err());
+}
+
+#[test]
+fn a_copy_of_a_read_only_file_can_be_written_and_moved() {
+    let place = folder();
+    let (original, beside) = (place.path().join("vocab.txt"), place.path().join("new"));
+    fs::write(&original, "words").expect("write");
+    let mut permissions = fs::metadata(&original).expect("permissions").permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(&original, permissions).expect("set permissions");
+    fs::create_dir(&beside).expect("a folder");
+    copy_into(&original, &beside).expect("copy");
+    assert!(!fs::metadata(beside.join("vocab.txt")).expect("the copy").permissions().readonly());
+    replace_folder(&beside, &place.path().join("model")).expect("move");
+    assert_eq!(fs::read_to_string(place.path().join("model/vocab.txt")).expect("read"), "words");
 }
 
 #[cfg(unix)]

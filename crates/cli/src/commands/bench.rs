@@ -43,19 +43,19 @@ pub struct BenchArguments {
     #[command(flatten)]
     columns: TextColumns,
     /// Read at most N texts of the file
-    #[arg(long, value_name = "N", default_value_t = 512, requires = "data")]
-    limit: usize,
+    #[arg(long, value_name = "N", default_value_t = 512, requires = "data", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
     /// Time on N sequences of random tokens in one batch
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    batch: usize,
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    batch: u32,
     /// Tokens of each of these sequences
-    #[arg(long, value_name = "L", default_value_t = 64)]
-    length: usize,
+    #[arg(long, value_name = "L", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    length: u32,
     /// Rounds that count; each model runs once a round
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rounds: u32,
     /// Rounds before, which do not count
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(..=100_000))]
     warm_up: u32,
     /// Include turning texts into tokens
     #[arg(long, requires = "data")]
@@ -103,10 +103,16 @@ pub struct Runner {
 
 /// Runs the command.
 pub fn run(arguments: &BenchArguments, common: &Common) -> anyhow::Result<()> {
+    if arguments.data.is_none() && (arguments.columns.text.is_some() || arguments.columns.text_pair.is_some()) {
+        bail!("--text and --text-pair say how to read a file; name it with --data");
+    }
     let texts = arguments.data.as_ref().map(|_| read_texts(arguments)).transpose()?;
     let mut runners = Vec::new();
     for name in &arguments.models {
-        runners.push(Runner::new(name, arguments, texts.as_deref(), common).with_context(|| name.clone())?);
+        runners.push(Runner::new(name, arguments, common)?);
+    }
+    if let Some(texts) = &texts {
+        same_length(&mut runners, texts)?;
     }
     let texts = texts.as_deref().filter(|_| arguments.with_tokenizer);
     let models = alternate(&runners, texts, arguments.warm_up, arguments.rounds)?;
@@ -138,11 +144,30 @@ pub fn alternate(
     Ok(measured(runners, times))
 }
 
+/// Reads the texts for every model, cut to the length that all of them take: a model that cuts more would look faster.
+fn same_length(runners: &mut [Runner], texts: &[Pair]) -> anyhow::Result<()> {
+    let Some(shortest) = runners.iter().map(|runner| runner.engine.maximum_length()).min() else { return Ok(()) };
+    for runner in runners.iter_mut() {
+        runner.engine.limit_length(shortest);
+        runner.encoded = encode(&runner.engine, texts)?;
+    }
+    let cut = runners[0].encoded.iter().filter(|one| one.truncated).count();
+    if cut > 0 {
+        note(&format!("note: {cut} of {} texts were cut to {shortest} tokens, for every model", texts.len()));
+    }
+    if runners.iter().any(|runner| runner.tokens() != runners[0].tokens()) {
+        note(
+            "note: the models' tokenizers differ, so the same texts are not the same number of tokens for all of them",
+        );
+    }
+    Ok(())
+}
+
 fn read_texts(arguments: &BenchArguments) -> anyhow::Result<Vec<Pair>> {
     let Some(path) = &arguments.data else { return Ok(Vec::new()) };
     let mut rows = TextRows::open(path, arguments.format, &arguments.columns.choice(None))?;
     let mut texts = Vec::new();
-    while texts.len() < arguments.limit
+    while texts.len() < arguments.limit as usize
         && let Some(row) = rows.read()?
     {
         let row = row?;
@@ -155,20 +180,18 @@ fn read_texts(arguments: &BenchArguments) -> anyhow::Result<Vec<Pair>> {
 }
 
 impl Runner {
-    fn new(name: &str, arguments: &BenchArguments, texts: Option<&[Pair]>, common: &Common) -> anyhow::Result<Runner> {
+    /// Loads a model, with its input if that is random tokens.
+    fn new(name: &str, arguments: &BenchArguments, common: &Common) -> anyhow::Result<Runner> {
         let options = arguments.model_options.options(true, common);
         let artifact = Artifact::find(name, options.which, options.base.as_deref(), &options.fetch)?;
-        let (engine, encoded) = match texts {
-            Some(texts) => {
-                let engine = Engine::from_artifact(artifact, &options)?;
-                let encoded = encode(&engine, texts)?;
-                (engine, encoded)
-            }
+        let (engine, encoded) = match arguments.data {
+            Some(_) => (Engine::from_artifact(artifact, &options)?, Vec::new()),
             None => {
                 let batch_tokens = options.batch_tokens.or(Some(usize::MAX));
                 let options = finegates_infer::Options { batch_tokens, ..options };
                 let engine = Engine::without_tokenizer(artifact, &options)?;
-                let encoded = random_tokens(&engine, arguments.batch, arguments.length)?;
+                let (sequences, length) = (arguments.batch as usize, arguments.length as usize);
+                let encoded = random_tokens(&engine, sequences, length).with_context(|| name.to_owned())?;
                 (engine, encoded)
             }
         };
@@ -176,6 +199,10 @@ impl Runner {
             note(&format!("note: {name} has no task head; it is timed with a random one"));
         }
         Ok(Runner { name: name.to_owned(), engine, encoded })
+    }
+
+    fn tokens(&self) -> usize {
+        self.encoded.iter().map(|one| one.ids.len()).sum()
     }
 
     fn time(&self, texts: Option<&[Pair]>) -> anyhow::Result<Duration> {
@@ -197,11 +224,8 @@ pub fn encode(engine: &Engine, texts: &[Pair]) -> anyhow::Result<Vec<Encoded>> {
 /// Sequences of arbitrary token ids, the same for every model of one vocabulary.
 fn random_tokens(engine: &Engine, sequences: usize, length: usize) -> anyhow::Result<Vec<Encoded>> {
     let longest = engine.maximum_length();
-    if length == 0 || length > longest {
+    if length > longest {
         bail!("--length: expected 1 to {longest} tokens, which is what this model takes, found {length}");
-    }
-    if sequences == 0 {
-        bail!("--batch: expected at least 1 sequence, found 0");
     }
     let config = engine.model().config();
     let (vocabulary, padding) = (config.vocabulary as u64, config.padding_id);
@@ -225,7 +249,7 @@ fn measured(runners: &[Runner], times: Vec<Vec<f64>>) -> Vec<Measured> {
         times.sort_by(f64::total_cmp);
         let median = quantile(&times, 0.5);
         let first = *first.get_or_insert(median);
-        let (sequences, tokens) = (runner.encoded.len(), runner.encoded.iter().map(|one| one.ids.len()).sum::<usize>());
+        let (sequences, tokens) = (runner.encoded.len(), runner.tokens());
         #[allow(clippy::cast_precision_loss)]
         let per_second = |count: usize| count as f64 / median * 1e3;
         Measured {
@@ -284,11 +308,12 @@ fn text(report: &Report) -> String {
         ("timed", format!("{what}, {} rounds after {} to warm up", report.rounds, report.warm_up)),
     ]);
     text.push('\n');
-    let mut table = Table::new(["model", "median", "middle half", "sequences/s", "tokens/s", "speed"]);
+    let mut table = Table::new(["model", "tokens", "median", "middle half", "sequences/s", "tokens/s", "speed"]);
     let time = |ms: f64| duration(Duration::from_secs_f64(ms / 1e3));
     for model in &report.models {
         table.row([
             model.model.clone(),
+            integer(model.tokens as u64),
             time(model.median_ms),
             format!("{} – {}", time(model.lower_quartile_ms), time(model.upper_quartile_ms)),
             rate(model.sequences_per_second),

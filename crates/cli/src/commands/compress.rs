@@ -128,7 +128,7 @@ pub fn compress(
     finegates_compress::compress(&request).map_err(|error| match error {
         failed @ (finegates_compress::Error::LogitsDiffer { .. }
         | finegates_compress::Error::LogitsNotFinite { .. }) => CheckFailed(failed.to_string()).into(),
-        finegates_compress::Error::Destination { path, reason } if reason.contains("overwrite it") => {
+        finegates_compress::Error::DestinationTaken { path } => {
             anyhow::anyhow!("{}: is not empty; name a new folder with --output, or add --overwrite", path.display())
         }
         other => other.into(),

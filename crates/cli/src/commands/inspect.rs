@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use finegates_checkpoint::adapter::{Adapter, AdapterConfig, TargetModules};
 use finegates_checkpoint::{Checkpoint, Config};
@@ -127,13 +127,17 @@ fn of_adapter(
     }
     let gated =
         adapter.tensors.keys().any(|name| name.ends_with(".finegates_rows") || name.ends_with(".finegates_columns"));
-    if !gated && artifact.kind == Kind::Run {
+    if !gated {
         report.notes.push("trained without gates, so nothing is removed".to_owned());
+        report.adapter = None;
         return Ok(report);
     }
     let head_dimension = config.as_ref().map(|config| config.hidden / config.heads.max(1));
     let (wiring, removal) = finegates_compress::adapter_removal(&adapter, head_dimension)
         .with_context(|| folder.join("adapter_model.safetensors").display().to_string())?;
+    if let Some(config) = &config {
+        check_base(&wiring, config).with_context(|| folder.join("adapter_model.safetensors").display().to_string())?;
+    }
     if head_dimension.is_none() {
         report.notes.push(
             "the size of a head is not known without the base model, so all heads of a layer count as one for liveness; \
@@ -148,6 +152,23 @@ fn of_adapter(
     }
     report.removal = removal;
     Ok(report)
+}
+
+/// Refuses a base that the gates were not trained on.
+fn check_base(gated: &Wiring, config: &Config) -> anyhow::Result<()> {
+    let base = Wiring::from_config(config).map_err(finegates_model::Error::from)?;
+    for place in &gated.projections {
+        let Some(own) = base.projections.iter().find(|own| own.path == place.path) else {
+            bail!("{}: the base model has no such layer; was it trained on another model?", place.path);
+        };
+        for (side, expected, found) in [("rows", own.rows, place.rows), ("columns", own.columns, place.columns)] {
+            if expected != found {
+                let name = format!("{}.finegates_{side}", place.path);
+                bail!("{name}: expected {expected} values, found {found}; was it trained on another model?");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The base's config: from `--base`, or as the adapter's folder keeps a copy of it. The named base is not fetched.
@@ -217,9 +238,10 @@ fn adapter_facts(config: &AdapterConfig) -> Value {
 
 /// What a run says of itself: its `summary.json`, or that it is not finished.
 fn training(run: &Path) -> Value {
-    let summary = std::fs::read(run.join("summary.json")).ok();
-    let summary = summary.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-    summary.unwrap_or_else(|| json!({"ending": "unfinished"}))
+    match std::fs::read(run.join("summary.json")) {
+        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        Err(_) => json!({"ending": "unfinished"}),
+    }
 }
 
 /// The same in words.
@@ -233,7 +255,8 @@ fn training_text(training: &Value) -> String {
         })
         .collect();
     match (training["ending"].as_str(), best["epoch"].as_f64()) {
-        (Some("unfinished") | None, _) => "not finished; go on with finegates train --resume".to_owned(),
+        (Some("unfinished"), _) => "not finished; go on with finegates train --resume".to_owned(),
+        (None, _) => "summary.json cannot be read".to_owned(),
         (Some(ending), Some(epoch)) => {
             format!("{}; best {} at epoch {epoch:.2}", ending.replace('_', " "), metrics.join(", "))
         }
@@ -243,10 +266,6 @@ fn training_text(training: &Value) -> String {
 
 /// What was removed to make a compact folder. Without its report, what is left still tells what was removed in all.
 fn compact_removal(checkpoint: &Checkpoint) -> anyhow::Result<(Removal, Vec<String>)> {
-    if checkpoint.folder.join(FILE_NAME).is_file() {
-        let report = finegates_compress::Report::read(&checkpoint.folder)?;
-        return Ok((report.removal, report.notes));
-    }
     let wiring = Wiring::from_config(&checkpoint.config).map_err(finegates_model::Error::from)?;
     let left = |path: &str, side: &str| {
         let shape = checkpoint.tensors.shape(&format!("{path}.{side}"));
@@ -268,8 +287,21 @@ fn compact_removal(checkpoint: &Checkpoint) -> anyhow::Result<(Removal, Vec<Stri
             column_gates: GateCounts::default(),
         }
     });
-    let note = format!("{FILE_NAME} is missing, so what the gates removed alone is not known; it counts as the whole");
-    Ok((Removal::sum(projections.collect()), vec![note]))
+    let projections: Vec<_> = projections.collect();
+    if !checkpoint.folder.join(FILE_NAME).is_file() {
+        let note =
+            format!("{FILE_NAME} is missing, so what the gates removed alone is not known; it counts as the whole");
+        return Ok((Removal::sum(projections), vec![note]));
+    }
+    let report = finegates_compress::Report::read(&checkpoint.folder)?;
+    let sizes = |one: &ProjectionRemoval| (one.path.clone(), one.rows, one.columns, one.live_rows, one.live_columns);
+    if !report.removal.projections.iter().map(sizes).eq(projections.iter().map(sizes)) {
+        bail!(
+            "{}: not the report of the model it lies beside; compress again",
+            checkpoint.folder.join(FILE_NAME).display()
+        );
+    }
+    Ok((report.removal, report.notes))
 }
 
 fn text(report: &Report, projections: bool) -> String {
@@ -328,11 +360,16 @@ fn text(report: &Report, projections: bool) -> String {
         lines.push(("gated parameters", integer(totals.gated_parameters)));
         lines.push(("removed by gates", removed(totals.removed_by_gates, totals)));
         lines.push(("with liveness", removed(totals.removed_with_liveness, totals)));
+    } else if report.adapter.is_none() && totals.multiply_adds_before > 0 {
+        lines.push(("gates", "none; `finegates train` puts them on the linear layers".to_owned()));
     }
     let mut text = facts(lines);
     if totals.gated_parameters > 0 {
         text.push('\n');
         text.push_str(&if projections { projection_table(&report.removal) } else { layer_table(&report.removal) });
+    } else if totals.multiply_adds_before > 0 {
+        text.push('\n');
+        text.push_str(&whole_table(&report.removal));
     }
     for note in &report.notes {
         text.push_str(&format!("\nnote: {note}\n"));
@@ -366,6 +403,16 @@ pub fn layer_table(removal: &Removal) -> String {
         table.row(cells(layer.layer.to_string(), &layer.totals));
     }
     table.rule().row(cells("in all".to_owned(), &removal.totals));
+    table.to_string()
+}
+
+/// A line a layer of a model without gates: the weights that gates could be put on, each a multiply-add a token.
+fn whole_table(removal: &Removal) -> String {
+    let mut table = Table::new(["layer", "weights that can be gated"]);
+    for layer in &removal.layers {
+        table.row([layer.layer.to_string(), integer(layer.totals.multiply_adds_before)]);
+    }
+    table.rule().row(["in all".to_owned(), integer(removal.totals.multiply_adds_before)]);
     table.to_string()
 }
 

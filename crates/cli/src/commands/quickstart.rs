@@ -17,8 +17,8 @@ use serde::Serialize;
 use super::bench::{self, Measured};
 use super::model::{Pair, Saved};
 use super::{compress, eval, train};
-use crate::arguments::Common;
-use crate::figures::{bytes, count, duration, integer, rate, share};
+use crate::arguments::{Common, program};
+use crate::figures::{bytes, count, counted, duration, integer, rate, share};
 use crate::output::{Interrupted, Output};
 use crate::table::Table;
 
@@ -45,6 +45,12 @@ pub struct QuickstartArguments {
 
 /// What the quickstart writes into its folder.
 const PARTS: [&str; 4] = ["data", "dense", "gates", "compact"];
+
+/// The file that tells a quickstart's folder, and what it says to people.
+const MARK: (&str, &str) = (
+    "quickstart.txt",
+    "Made by `finegates quickstart`, which owns data, dense, gates and compact here: --overwrite removes them.\n",
+);
 
 /// What came of it; the fields of the JSON object.
 #[derive(Serialize)]
@@ -117,22 +123,30 @@ pub fn run(arguments: &QuickstartArguments, common: &Common) -> anyhow::Result<(
     output.result(&closing_text(&outcome), &outcome)
 }
 
-/// Refuses a folder with something in it; with `overwrite` removes what an earlier quickstart left there.
+/// Refuses a folder with something in it; with `overwrite` removes what an earlier quickstart left there, told by its mark.
 fn make_room(folder: &Path, overwrite: bool) -> anyhow::Result<()> {
-    if overwrite {
-        for part in PARTS.map(|part| folder.join(part)).iter().filter(|part| part.is_dir()) {
-            std::fs::remove_dir_all(part).with_context(|| part.display().to_string())?;
-        }
-    }
+    let mark = folder.join(MARK.0);
     let empty = match std::fs::read_dir(folder) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
         Err(error) => return Err(error).with_context(|| folder.display().to_string()),
     };
-    if empty || overwrite {
-        return Ok(());
+    match (empty, mark.is_file()) {
+        (true, _) => {}
+        (false, true) if overwrite => {
+            for part in PARTS.map(|part| folder.join(part)).iter().filter(|part| part.is_dir()) {
+                std::fs::remove_dir_all(part).with_context(|| part.display().to_string())?;
+            }
+        }
+        (false, true) => {
+            bail!("{}: not empty; name another folder with --output, or start anew with --overwrite", folder.display())
+        }
+        (false, false) => {
+            bail!("{}: not empty, and not made by a quickstart; name another folder with --output", folder.display())
+        }
     }
-    bail!("{}: not empty; name another folder with --output, or start anew with --overwrite", folder.display())
+    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    std::fs::write(&mark, MARK.1).with_context(|| mark.display().to_string())
 }
 
 fn heading(output: Output, number: usize, text: &str) -> anyhow::Result<()> {
@@ -229,24 +243,25 @@ fn closing_text(outcome: &Outcome) -> String {
         ]);
     }
     let majority = outcome.dense_evaluation.majority.unwrap_or(0.0);
-    let folder = outcome.folder.display();
-    let train = format!(
-        "--model {} --train {folder}/data/train.jsonl \\\n      --validation {folder}/data/validation.jsonl",
-        outcome.model
-    );
+    let (folder, program) = (outcome.folder.display(), program());
     format!(
         "\nWhat came out\n\n{table}\n\
-         Always answering '{}' would be right for {majority:.4} of the messages. The compact model has {} of the gated \n\
-         weights removed and is {} on disk (most of it the word table, which is not gated). {} in all, {} of it fetching.\n\n\
+         Always answering '{}' would be right for {majority:.4} of the messages. Both runs are {} long; each is shown\n\
+         as it was after its best epoch on these messages. The compact model has {} of the gated weights removed and is\n\
+         {} on disk (most of it the word table, which is not gated). {} in all, {} of it fetching.\n\n\
          Try it\n\n  \
-         echo \"You won a prize! Call now\" | finegates predict {folder}/compact\n  \
-         finegates inspect {folder}/gates\n  \
-         finegates bench {folder}/dense {folder}/compact --batch 1 --length 32\n\n\
-         Then\n\n  \
-         finegates train --recipe {folder}/gates/recipe.toml --target-sparsity 0.7 --output {folder}/sparser\n  \
-         finegates compress {folder}/sparser --output {folder}/sparser-compact\n\n\
-         and with data of your own:\n\n  finegates train {train} \\\n      --output runs/mine\n",
+         echo \"WINNER! Claim your free prize now, text WIN to 80082\" | {program} predict {folder}/compact\n  \
+         {program} inspect {folder}/gates\n  \
+         {program} bench {folder}/dense {folder}/compact --batch 1 --length 32\n\n\
+         The same by hand\n\n  \
+         {program} train --recipe {folder}/dense/recipe.toml --output mine/dense\n  \
+         {program} train --recipe {folder}/gates/recipe.toml --output mine/gates\n  \
+         {program} compress mine/gates --output mine/compact\n  \
+         {program} eval mine/compact --data {folder}/data/validation.jsonl\n  \
+         {program} bench mine/dense mine/compact --data {folder}/data/validation.jsonl\n\n\
+         Next: --target-sparsity 0.7 after a recipe removes more; --train and --validation take files of your own.\n",
         settings::DATA_LABELS[0],
+        counted(outcome.gates.summary.epoch, "epoch"),
         share(totals.removed_with_liveness, totals.gated_parameters),
         bytes(outcome.compression.size_bytes.after),
         duration(std::time::Duration::from_secs_f64(outcome.seconds_in_all)),

@@ -9,7 +9,7 @@ use finegates_train::observer::{Best, EvaluationRecord, GateShares, Start};
 use finegates_train::{Ending, Event, Mode, PartialRecipe, RunOptions, Summary};
 use serde::Serialize;
 
-use crate::arguments::Common;
+use crate::arguments::{Common, program};
 use crate::figures::{counted, duration, integer, names, percent, rate, share};
 use crate::interrupt;
 use crate::output::{Interrupted, Output};
@@ -78,8 +78,11 @@ pub fn run(arguments: &TrainArguments, common: &Common) -> anyhow::Result<()> {
     let lower = arguments.recipe.as_deref().map(PartialRecipe::read).transpose()?.unwrap_or_default();
     let settings = PartialRecipe { threads: common.threads.map(usize::from), ..arguments.settings.clone() }.over(lower);
     let output = common.output();
-    let on_stop =
-        format!("stopping after this step and saving; go on later with: finegates train --resume {}", folder.display());
+    let on_stop = format!(
+        "stopping after this step and saving; go on later with: {} train --resume {}",
+        program(),
+        folder.display()
+    );
     let outcome = train(settings, &folder, mode, common, &on_stop)?;
     output.result(&closing_text(&outcome, &folder), &outcome)?;
     if outcome.summary.ending == Ending::Interrupted {
@@ -229,14 +232,14 @@ fn closing_text(outcome: &Outcome, folder: &Path) -> String {
         lines.extend(outcome.last_removal.map(|totals| ("", removed_text(&totals))));
         lines.extend(last.gates.map(|gates| ("", gates_text(&gates))));
     }
-    let run = folder.display();
+    let (run, program) = (folder.display(), program());
     lines.push(("run", run.to_string()));
     let next: Vec<String> = match (summary.ending, outcome.best_removal) {
-        (Ending::Interrupted, _) => vec![format!("finegates train --resume {run}")],
+        (Ending::Interrupted, _) => vec![format!("{program} train --resume {run}")],
         (_, Some(_)) => {
-            vec![format!("finegates compress {run} --output {run}-compact"), format!("finegates eval {run}")]
+            vec![format!("{program} compress {run} --output {run}-compact"), format!("{program} eval {run}")]
         }
-        (_, None) => vec![format!("finegates eval {run}"), format!("finegates predict {run} texts.txt")],
+        (_, None) => vec![format!("{program} eval {run}"), format!("{program} predict {run} texts.txt")],
     };
     for (number, command) in next.into_iter().enumerate() {
         lines.push((if number == 0 { "next" } else { "" }, command));
