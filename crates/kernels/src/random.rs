@@ -179,7 +179,17 @@ mod tests {
         assert_ne!(derive(1, "a"), derive(1, "b"));
         assert_ne!(derive(1, "a"), derive(2, "a"));
         assert_ne!(derive(1, ""), derive(1, "\0"));
-        PINNED.iter().zip(&normal).for_each(|(&bits, &x)| assert_eq!(bits, x.to_bits(), "{:#x}", x.to_bits()));
+        assert_eq!(
+            [mix(1, 2), mix(0, 0), derive(42, "gates")],
+            PINNED_BITS,
+            "{:#x?}",
+            [mix(1, 2), mix(0, 0), derive(42, "gates")]
+        );
+        assert_eq!(normal.map(f32::to_bits), PINNED_NORMAL, "{:#x?}", normal.map(f32::to_bits));
+        let mut uniform = [0.0; 4];
+        fill_uniform(7, -1.0, 3.0, &mut uniform);
+        assert_eq!(uniform.map(f32::to_bits), PINNED_UNIFORM, "{:#x?}", uniform.map(f32::to_bits));
+        assert_eq!(permutation(7, 8), PINNED_ORDER);
     }
 
     #[test]
@@ -230,5 +240,9 @@ mod tests {
         assert!(counts.iter().all(|&count: &i32| (count - 1000).abs() < 142), "{counts:?}");
     }
 
-    const PINNED: [u32; 0] = [];
+    // From the definitions, written again in Python with its `statistics.NormalDist.inv_cdf`.
+    const PINNED_BITS: [u64; 3] = [0x5eaf_8091_d304_bf55, 0x01d2_b46e_ac14_222d, 0xff44_50e9_597a_0534];
+    const PINNED_NORMAL: [u32; 4] = [0xbefb_6a0c, 0x402e_3d05, 0xbe9e_2bab, 0x3fa3_b8cf];
+    const PINNED_UNIFORM: [u32; 4] = [0x3e7c_b6e5, 0x403f_2bae, 0x3f03_c6f0, 0x4026_49e6];
+    const PINNED_ORDER: [u32; 8] = [0, 2, 5, 4, 7, 1, 3, 6];
 }

@@ -47,6 +47,12 @@ kernel! {
         }
     }
 
+    fn scale_all_part(x: &mut [f32], factor: f32) {
+        for x in x {
+            *x *= factor;
+        }
+    }
+
     fn finite_part(x: &[f32]) -> bool {
         // The exponent bits are all set in infinities and NaN only.
         let mut worst = 0;
@@ -156,6 +162,12 @@ pub fn scale_columns(x: &mut [f32], n: usize, scale: &[f32]) {
     parallel::rows_mut(x, n, |_, x| scale_part(isa, x, scale));
 }
 
+/// `x *= factor`.
+pub fn scale(x: &mut [f32], factor: f32) {
+    let isa = cpu::isa();
+    parallel::rows_mut(x, 1, |_, x| scale_all_part(isa, x, factor));
+}
+
 /// Whether no element is infinite or NaN.
 pub fn all_finite(x: &[f32]) -> bool {
     let isa = cpu::isa();
@@ -215,13 +227,15 @@ mod tests {
         // [t, n] without gaps.
         let (x, scale) = (numbers(5, t * n), numbers(6, n));
         let before = numbers(7, t * n);
-        let (mut plain, mut scaled, mut own) = (before.clone(), before.clone(), x.clone());
+        let (mut plain, mut scaled, mut own, mut half) = (before.clone(), before.clone(), x.clone(), x.clone());
+        super::scale(&mut half, 0.5);
         add(&x, &mut plain);
         add_scaled_columns(&x, Some(&scale), &mut scaled, n);
         scale_columns(&mut own, n, &scale);
         for i in 0..t * n {
             assert_eq!(plain[i], before[i] + x[i]);
             assert_eq!(own[i], x[i] * scale[i % n]);
+            assert_eq!(half[i], x[i] * 0.5);
             assert!((scaled[i] - (before[i] + x[i] * scale[i % n])).abs() < 1e-5);
         }
         let norm: f64 = x.iter().map(|&x| f64::from(x).powi(2)).sum();

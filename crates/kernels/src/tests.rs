@@ -1,5 +1,7 @@
 //! Element-wise kernels, norms and the optimizer against f64 and finite differences, on every instruction set.
 
+mod threads;
+
 use crate::activation::{Activation, activate_backward, activate_in_place};
 use crate::cpu::{Isa, with_isa};
 use crate::dropout::{Dropout, dropout};

@@ -36,6 +36,14 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// The model to start from lies in the run folder that is to be overwritten.
+    #[error("{}: overwriting would remove the model that the run is to start from, {}; name another folder", path.display(), model.display())]
+    OverwritesModel {
+        /// The run folder.
+        path: PathBuf,
+        /// The model's folder.
+        model: PathBuf,
+    },
     /// There is no run to go on with.
     #[error("{}: no run to resume, recipe.toml is not there; start one without --resume", path.display())]
     NothingToResume {
@@ -78,15 +86,17 @@ pub enum Error {
     },
     /// A loss or a gradient became infinite or not a number.
     #[error(
-        "step {step}: the {what} is {value}; the state before this step was saved, but going on would end here again: start another run with lower learning rates, clip_norm 1, or another seed"
+        "step {step}: the {what} is {value}; {left}going on would end here again: start another run with lower learning rates, clip_norm 1, or another seed"
     )]
     NotFinite {
         /// The step that was being made, from 1.
         step: u64,
-        /// `loss`, `penalty` or `gradient`.
+        /// `loss`, `penalty`, `gradient` or `updated parameter`.
         what: &'static str,
         /// Its value.
         value: f64,
+        /// What the run folder holds now.
+        left: StateLeft,
     },
     /// No training example.
     #[error("no training examples are left; is max_train_rows too small?")]
@@ -102,6 +112,29 @@ pub enum Error {
     /// The threads could not be started.
     #[error("threads: {0}")]
     Threads(String),
+}
+
+/// What a run that broke down has left in its folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StateLeft {
+    /// What was there.
+    #[default]
+    Untouched,
+    /// The state before the step that failed.
+    Saved,
+    /// What was there: the state before the step could not be saved, for this reason.
+    Unsaved(String),
+}
+
+impl std::fmt::Display for StateLeft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StateLeft::Untouched => f.write_str("the state saved last is left as it was, but "),
+            StateLeft::Saved => f.write_str("the state before this step was saved, but "),
+            StateLeft::Unsaved(why) => write!(f, "the state before this step could not be saved ({why}), and "),
+        }
+    }
 }
 
 impl Error {

@@ -18,6 +18,15 @@ pub struct SplitScores {
     pub metrics: Vec<(Metric, f64)>,
 }
 
+/// What a model is judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Yardstick<'a> {
+    /// The metrics.
+    pub metrics: &'a [Metric],
+    /// The class that F1 is of.
+    pub positive: u32,
+}
+
 /// Judges a model whose gates stand at their evaluation values. `progress` is told the examples done and in all, and ends the
 /// judging, with nothing to show, by returning false.
 ///
@@ -26,7 +35,7 @@ pub struct SplitScores {
 pub fn evaluate(
     model: &Model,
     split: &Encoded,
-    metrics: &[Metric],
+    yardstick: Yardstick<'_>,
     batch_size: usize,
     progress: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Option<SplitScores>, Error> {
@@ -46,9 +55,9 @@ pub fn evaluate(
         done += indices.len();
     }
     progress(done, split.len());
-    let scores = metrics.iter().filter_map(|&metric| {
+    let scores = yardstick.metrics.iter().filter_map(|&metric| {
         let value = match &split.targets {
-            Targets::Classes(labels) => metric.of_classes(&classes_of(&logits, outputs), labels),
+            Targets::Classes(labels) => metric.of_classes(&classes_of(&logits, outputs), labels, yardstick.positive),
             Targets::Values(values) => metric.of_values(&logits, values),
         };
         Some((metric, value?))

@@ -8,6 +8,7 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use finegates_checkpoint::adapter::TargetModules;
+use finegates_checkpoint::read::{SETTINGS_LIMIT_BYTES, read_text};
 use finegates_checkpoint::write::{copy_into, replace_folder, write_atomic};
 use finegates_checkpoint::{Adapter, AdapterConfig, Config, TensorToWrite, Tokenizer, write_tensors};
 use finegates_data::Labels;
@@ -34,6 +35,7 @@ pub enum Mode {
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    mode: Mode,
     _lock: File,
 }
 
@@ -41,7 +43,7 @@ pub struct RunFolder {
 const CONTENTS: [&str; 7] = ["recipe.toml", "metrics.jsonl", "summary.json", "adapter", "model", "best", "state"];
 
 impl RunFolder {
-    /// Takes the folder for this process.
+    /// Takes the folder for this process. What an earlier run left there stays until [`RunFolder::begin`].
     ///
     /// # Errors
     /// [`Error::NotEmpty`], [`Error::NothingToResume`], [`Error::Locked`], [`Error::Io`].
@@ -63,13 +65,27 @@ impl RunFolder {
             // A file system without locks: nothing can be said about other processes.
             Err(TryLockError::Error(_)) => {}
         }
-        let folder = RunFolder { path, _lock: lock };
-        match mode {
+        Ok(RunFolder { path, mode, _lock: lock })
+    }
+
+    /// Makes the folder ready for the first write of a run: removes what an earlier run left, if it is to be overwritten, and writes
+    /// down the recipe of a new run.
+    ///
+    /// # Errors
+    /// [`Error::Io`], a recipe that cannot be written.
+    pub fn begin(&self, recipe: &Recipe) -> Result<(), Error> {
+        let text = recipe.to_toml()?;
+        match self.mode {
             Mode::New => {}
-            Mode::Resume => folder.sweep()?,
-            Mode::Overwrite => folder.clear()?,
+            Mode::Resume => return self.sweep(),
+            Mode::Overwrite => self.clear()?,
         }
-        Ok(folder)
+        Ok(write_atomic(&self.recipe(), text.as_bytes())?)
+    }
+
+    /// The file to go on from; none where a run begins anew or has not saved yet.
+    pub fn saved_state(&self) -> Option<PathBuf> {
+        Some(self.state()).filter(|path| self.mode == Mode::Resume && path.is_file())
     }
 
     /// The folder itself.
@@ -150,7 +166,9 @@ fn fresh(path: &Path) -> Result<bool, Error> {
         let left_over = match name.to_str() {
             Some("state") => !inner.join(STATE_FILE).exists(),
             Some("metrics.jsonl") => std::fs::metadata(&inner).is_ok_and(|metadata| metadata.len() == 0),
-            Some("recipe.toml") => std::fs::read_to_string(&inner).is_ok_and(|text| text.starts_with(RECIPE_TITLE)),
+            Some("recipe.toml") => {
+                read_text(&inner, SETTINGS_LIMIT_BYTES).is_ok_and(|text| text.starts_with(RECIPE_TITLE))
+            }
             _ => false,
         };
         if !left_over {

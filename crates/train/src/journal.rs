@@ -14,6 +14,7 @@ pub struct Journal {
     path: PathBuf,
     file: File,
     size_bytes: u64,
+    complete: bool,
 }
 
 impl Journal {
@@ -32,11 +33,16 @@ impl Journal {
             .open(path)
             .map_err(failed("open"))?;
         let found = file.metadata().map_err(failed("examine"))?.len();
-        let size_bytes =
-            if found >= size_bytes { size_bytes } else { whole_lines(&mut file).map_err(failed("read"))? };
+        let complete = found >= size_bytes;
+        let size_bytes = if complete { size_bytes } else { whole_lines(&mut file).map_err(failed("read"))? };
         file.set_len(size_bytes).map_err(failed("shorten"))?;
         file.seek(SeekFrom::End(0)).map_err(failed("seek in"))?;
-        Ok(Journal { path: path.to_owned(), file, size_bytes })
+        Ok(Journal { path: path.to_owned(), file, size_bytes, complete })
+    }
+
+    /// Whether everything that was asked for was there.
+    pub fn complete(&self) -> bool {
+        self.complete
     }
 
     /// Adds a line.
@@ -86,6 +92,8 @@ mod tests {
         journal.write(&serde_json::json!({"step": 2, "again": true})).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":1}\n{\"step\":2,\"again\":true}\n");
         std::fs::write(&path, "{\"step\":1}\n{\"st").unwrap();
-        assert_eq!(Journal::open(&path, 1000).unwrap().size_bytes, 11);
+        let journal = Journal::open(&path, 1000).unwrap();
+        assert_eq!((journal.size_bytes, journal.complete()), (11, false));
+        assert!(Journal::open(&path, 11).unwrap().complete());
     }
 }

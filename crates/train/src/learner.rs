@@ -4,7 +4,7 @@ use finegates_kernels::loss;
 use finegates_model::{Batch, GateNoise, Model, Penalty};
 
 use crate::encoded::Targets;
-use crate::error::Error;
+use crate::error::{Error, StateLeft};
 use crate::optimizer::{LearningRates, Optimizer};
 
 /// One forward and backward pass of a step.
@@ -22,6 +22,9 @@ pub struct PassInput<'a> {
     /// The pass's share of the step.
     pub share: f64,
 }
+
+/// What [`Error::NotFinite`] calls a parameter that a step has made infinite.
+pub const UPDATED: &str = "updated parameter";
 
 /// The losses of one pass, or a step's as the mean of its passes'.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -73,12 +76,20 @@ impl Learner {
     /// Ends a step: one move of the optimizer along the gradients gathered. Returns their length.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] if they are not; the parameters are then as they were, and the gradients dropped.
+    /// [`Error::NotFinite`] if the gradients are not; the parameters are then as they were, and the gradients dropped. The same if
+    /// a parameter is not after the step ([`UPDATED`]); the model is of no use then.
     pub fn update(&mut self, rates: &LearningRates) -> Result<f64, Error> {
         let norm = Optimizer::gradient_norm(&mut self.model);
         self.check("gradient", norm)?;
-        self.optimizer.step(&mut self.model, rates, norm);
-        Ok(norm)
+        match self.optimizer.step(&mut self.model, rates, norm) {
+            None => Ok(norm),
+            Some(value) => Err(Error::NotFinite {
+                step: self.optimizer.steps,
+                what: UPDATED,
+                value: f64::from(value),
+                left: StateLeft::Untouched,
+            }),
+        }
     }
 
     fn check(&mut self, what: &'static str, value: f64) -> Result<(), Error> {
@@ -86,7 +97,7 @@ impl Learner {
             return Ok(());
         }
         self.model.zero_gradients();
-        Err(Error::NotFinite { step: self.optimizer.steps + 1, what, value })
+        Err(Error::NotFinite { step: self.optimizer.steps + 1, what, value, left: StateLeft::Untouched })
     }
 }
 

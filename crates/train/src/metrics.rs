@@ -45,11 +45,11 @@ impl Metric {
         }
     }
 
-    /// The metric of predicted classes; none if it is one of numbers.
-    pub fn of_classes(self, predictions: &[u32], labels: &[u32]) -> Option<f64> {
+    /// The metric of predicted classes, F1 being that of the class `positive`; none if it is one of numbers.
+    pub fn of_classes(self, predictions: &[u32], labels: &[u32], positive: u32) -> Option<f64> {
         match self {
             Metric::Accuracy => Some(accuracy(predictions, labels)),
-            Metric::F1 => Some(f1(predictions, labels, 1)),
+            Metric::F1 => Some(f1(predictions, labels, positive)),
             Metric::MacroF1 => Some(macro_f1(predictions, labels)),
             Metric::Matthews => Some(matthews(predictions, labels)),
             Metric::Pearson | Metric::Spearman => None,

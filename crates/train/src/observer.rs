@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use finegates_model::GateState;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::optimizer::LearningRates;
 
@@ -117,20 +117,24 @@ pub struct StepRecord {
 }
 
 /// A line of `metrics.jsonl` for an evaluation.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvaluationRecord {
     /// `evaluation`.
+    #[serde(skip_deserializing, default = "evaluation")]
     pub kind: &'static str,
     /// Steps made before it.
     pub step: u64,
     /// How far the run has come, in epochs.
     pub epoch: f64,
     /// Mean loss over the first validation set, without the penalty.
+    #[serde(deserialize_with = "number_or_null")]
     pub loss: f64,
     /// All metrics; with several validation sets each name begins with its set's, as in `matched_accuracy`. A metric that is
     /// undefined is null in JSON.
+    #[serde(deserialize_with = "numbers_or_null")]
     pub metrics: BTreeMap<String, f64>,
     /// The value of the deciding metric.
+    #[serde(deserialize_with = "number_or_null")]
     pub score: f64,
     /// Whether it is the best so far.
     pub best: bool,
@@ -140,8 +144,22 @@ pub struct EvaluationRecord {
     pub seconds: f64,
 }
 
+fn evaluation() -> &'static str {
+    "evaluation"
+}
+
+/// JSON has null for what is no number.
+fn number_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+fn numbers_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
+    let numbers = BTreeMap::<String, Option<f64>>::deserialize(deserializer)?;
+    Ok(numbers.into_iter().map(|(name, value)| (name, value.unwrap_or(f64::NAN))).collect())
+}
+
 /// How the gates of a model stand at evaluation, as shares of all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GateShares {
     /// Gates of value 1.
     pub open: f64,
@@ -191,7 +209,7 @@ pub enum Ending {
 }
 
 /// The best evaluation of a run.
-#[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     /// Steps made before it.
     pub step: u64,
@@ -224,7 +242,7 @@ pub struct Summary {
     pub best_metric: String,
     /// The best evaluation.
     pub best: Option<Best>,
-    /// The last evaluation made in this process.
+    /// The last evaluation made.
     pub last: Option<EvaluationRecord>,
     /// How the gates stand at the end; none for methods without.
     pub gates: Option<GateShares>,

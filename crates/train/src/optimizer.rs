@@ -133,9 +133,11 @@ impl Optimizer {
         sum.sqrt()
     }
 
-    /// Makes one step with a gradient of this length, scaled down if it is too long, and sets the gradients to zero.
-    pub fn step(&mut self, model: &mut Model, rates: &LearningRates, gradient_norm: f64) {
+    /// Makes one step with a gradient of this length, scaled down if it is too long, and sets the gradients to zero. Answers a value
+    /// that became infinite or no number by it, if there is one; the model is of no use then.
+    pub fn step(&mut self, model: &mut Model, rates: &LearningRates, gradient_norm: f64) -> Option<f32> {
         self.steps += 1;
+        let mut broken = None;
         let settings = self.settings;
         // As `torch.nn.utils.clip_grad_norm_`.
         let scale = settings.clip_norm / (gradient_norm + 1e-6);
@@ -143,7 +145,7 @@ impl Optimizer {
         let (steps, moments) = (self.steps, &mut self.moments);
         model.parameters(&mut |parameter| {
             if let Some(scale) = scale {
-                parameter.gradient.iter_mut().for_each(|gradient| *gradient *= scale);
+                reduce::scale(parameter.gradient, scale);
             }
             let length = parameter.value.len();
             if !moments.contains_key(parameter.name) {
@@ -162,14 +164,95 @@ impl Optimizer {
             };
             adamw_step(&adamw, parameter.value, parameter.gradient, first, second);
             parameter.gradient.fill(0.0);
+            // Squares of a gradient below this cannot overflow.
+            let squares: &[f32] = if gradient_norm < 1e18 { &[] } else { second };
+            for values in [&*parameter.value, squares] {
+                if broken.is_none() && !reduce::all_finite(values) {
+                    broken = values.iter().copied().find(|value| !value.is_finite());
+                }
+            }
         });
         model.parameters_changed();
+        broken
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use finegates_checkpoint::Checkpoint;
+    use finegates_model::{GateSettings, LoadOptions, Method, Purpose};
+
+    fn model() -> Model {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny/bert");
+        let purpose = Purpose::Training { method: Method::Gates, gates: GateSettings::default() };
+        let options = LoadOptions { purpose, ..LoadOptions::default() };
+        Model::load(&Checkpoint::open(&folder).unwrap(), &options).unwrap().0
+    }
+
+    /// `g ← g · min(1, clip / (‖g‖ + 1e-6))` over all parameters together, seen in the moments of the first step:
+    /// `m = (1 − β₁) g`, `v = (1 − β₂) g²`.
+    #[test]
+    fn gradients_are_clipped_as_clip_grad_norm_does() {
+        let rates = LearningRates { gate: 1e-3, bias: 1e-3, head: 1e-3, weight: 1e-3 };
+        for (clip_norm, size) in [(1.0, 0.3), (1.0, 1e-3), (0.0, 0.3), (7.5, 2.0)] {
+            let mut model = model();
+            let mut gradients: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+            model.parameters(&mut |parameter| {
+                let key = finegates_kernels::random::derive(3, parameter.name);
+                finegates_kernels::random::fill_normal(key, 0.0, size, parameter.gradient);
+                gradients.insert(parameter.name.to_owned(), parameter.gradient.iter().map(|&g| f64::from(g)).collect());
+            });
+            let exact = gradients.values().flatten().map(|g| g * g).sum::<f64>().sqrt();
+            let norm = Optimizer::gradient_norm(&mut model);
+            assert!((norm - exact).abs() < 1e-9 * exact, "{norm} {exact}");
+            let settings = OptimizerSettings {
+                beta1: 0.9,
+                beta2: 0.999,
+                epsilon: 1e-8,
+                weight_decay: 0.0,
+                decay: Decay::Matrices,
+                clip_norm,
+            };
+            let mut optimizer = Optimizer::new(settings);
+            assert_eq!(optimizer.step(&mut model, &rates, norm), None);
+            let factor = if clip_norm > 0.0 { (clip_norm / (exact + 1e-6)).min(1.0) } else { 1.0 };
+            assert_eq!(factor < 1.0, clip_norm > 0.0 && size > 0.1, "{factor}");
+            for (name, gradient) in &gradients {
+                let Moments { first, second } = &optimizer.moments[name];
+                for ((&first, &second), gradient) in first.iter().zip(second).zip(gradient) {
+                    let gradient = gradient * factor;
+                    let close =
+                        |found: f32, expected: f64| (f64::from(found) - expected).abs() <= 1e-6 * expected.abs();
+                    assert!(close(first, 0.1 * gradient) && close(second, 0.001 * gradient * gradient), "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_step_says_which_value_it_has_made_infinite() {
+        let mut model = model();
+        model.parameters(&mut |parameter| parameter.gradient.fill(1e-3));
+        let settings = OptimizerSettings {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            decay: Decay::Matrices,
+            clip_norm: 0.0,
+        };
+        let rates = LearningRates { gate: 1e-3, bias: 1e-3, head: 3e38, weight: 1e-3 };
+        let found = Optimizer::new(settings).step(&mut model, &rates, 1.0);
+        assert!(found.is_some_and(|value| !value.is_finite()), "{found:?}");
+        // The square of a long gradient overflows in the moments.
+        let mut model = self::model();
+        model.parameters(&mut |parameter| parameter.gradient.fill(1e25));
+        let norm = Optimizer::gradient_norm(&mut model);
+        let rates = LearningRates { head: 1e-3, ..rates };
+        assert_eq!(Optimizer::new(settings).step(&mut model, &rates, norm), Some(f32::INFINITY));
+    }
 
     #[test]
     fn gates_biases_and_norms_never_decay() {

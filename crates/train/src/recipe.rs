@@ -6,8 +6,10 @@
 mod check;
 mod settings;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use finegates_checkpoint::read::{SETTINGS_LIMIT_BYTES, read_text};
 use finegates_data::{ColumnChoice, DatasetOptions, GlueTask};
 use finegates_model::{GateSettings, Method, Penalty};
 
@@ -28,6 +30,9 @@ pub enum RecipeError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The file is too large for a recipe or not a text.
+    #[error(transparent)]
+    File(Box<finegates_checkpoint::Error>),
     /// The file is not TOML, or a value is of the wrong kind.
     #[error("{}: {problem}", path.display())]
     Toml {
@@ -70,9 +75,12 @@ impl PartialRecipe {
     /// Reads a recipe file.
     ///
     /// # Errors
-    /// [`RecipeError::Io`], [`RecipeError::Toml`], [`RecipeError::UnknownSetting`].
+    /// [`RecipeError::Io`], [`RecipeError::File`], [`RecipeError::Toml`], [`RecipeError::UnknownSetting`].
     pub fn read(path: &Path) -> Result<PartialRecipe, RecipeError> {
-        let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Io { path: path.to_owned(), source })?;
+        let text = read_text(path, SETTINGS_LIMIT_BYTES).map_err(|error| match error {
+            finegates_checkpoint::Error::Io { path, source, .. } => RecipeError::Io { path, source },
+            other => RecipeError::File(Box::new(other)),
+        })?;
         PartialRecipe::from_toml(&text, path)
     }
 
@@ -91,6 +99,26 @@ impl PartialRecipe {
             return Err(RecipeError::UnknownSetting { path, name: name.clone(), nearest });
         }
         toml::from_str(text).map_err(broken)
+    }
+
+    /// Makes paths absolute, so that they hold from any folder: those of the data, and a model that is a folder.
+    fn with_absolute_paths(mut self) -> Result<PartialRecipe, RecipeError> {
+        let absolute = |path: &mut PathBuf| {
+            if let Ok(whole) = std::path::absolute(&*path) {
+                *path = whole;
+            }
+        };
+        self.data.iter_mut().chain(&mut self.train).chain(self.validation.iter_mut().flatten()).for_each(absolute);
+        if let Some(model) = self.model.as_mut().filter(|model| Path::new(model.as_str()).is_dir()) {
+            let mut path = PathBuf::from(model.as_str());
+            absolute(&mut path);
+            *model = path.into_os_string().into_string().map_err(|path| RecipeError::OutOfRange {
+                name: "model",
+                expected: "a path in UTF-8",
+                found: path.display().to_string(),
+            })?;
+        }
+        Ok(self)
     }
 
     /// These settings, and those of `lower` where there are none here. Data named here replace those named below as a whole, so that
@@ -113,47 +141,40 @@ impl PartialRecipe {
     ///
     /// # Errors
     /// [`RecipeError::Missing`], [`RecipeError::OutOfRange`].
-    pub fn resolve(mut self) -> Result<Recipe, RecipeError> {
-        let absolute = |path: &mut PathBuf| {
-            if let Ok(whole) = std::path::absolute(&*path) {
-                *path = whole;
-            }
-        };
-        self.data.iter_mut().chain(&mut self.train).chain(self.validation.iter_mut().flatten()).for_each(absolute);
-        match &mut self.model {
-            None => return Err(RecipeError::Missing { name: "model", flag: "--model" }),
-            Some(model) if model.is_empty() => return Err(RecipeError::Missing { name: "model", flag: "--model" }),
-            Some(model) if Path::new(model.as_str()).is_dir() => {
-                if let Some(whole) =
-                    std::path::absolute(model.as_str()).ok().and_then(|path| path.to_str().map(str::to_owned))
-                {
-                    *model = whole;
-                }
-            }
-            Some(_) => {}
+    pub fn resolve(self) -> Result<Recipe, RecipeError> {
+        let settings = self.with_absolute_paths()?;
+        if settings.model.as_ref().is_none_or(String::is_empty) {
+            return Err(RecipeError::Missing { name: "model", flag: "--model" });
         }
-        if self.data.is_none() && self.train.is_none() {
+        if settings.data.is_none() && settings.train.is_none() {
             return Err(RecipeError::Missing { name: "data", flag: "--data FOLDER or --train FILE" });
         }
-        let recipe = self.with_defaults();
+        let recipe = settings.with_defaults();
         recipe.check()?;
         Ok(recipe)
     }
 
-    /// The settings given here that differ from those of a resolved recipe, each as `name: given …, was …`.
-    pub fn differences(&self, recipe: &Recipe) -> Vec<String> {
-        let given = table(self);
-        let stored = table(recipe);
+    /// The settings given here that differ from those of a resolved recipe, each as `name: was …, is now …`. Paths are compared as
+    /// absolute ones.
+    ///
+    /// # Errors
+    /// [`RecipeError::OutOfRange`] for a setting that no recipe can hold.
+    pub fn differences(&self, recipe: &Recipe) -> Result<Vec<String>, RecipeError> {
+        let given = self.clone().with_absolute_paths()?.table()?;
+        let stored = recipe.table()?;
         let text = |value: Option<&toml::Value>| value.map_or("not set".to_owned(), toml::Value::to_string);
         let changed = given.iter().filter(|(name, value)| stored.get(*name) != Some(value));
-        changed.map(|(name, value)| format!("{name}: was {}, is now {value}", text(stored.get(name)))).collect()
+        Ok(changed.map(|(name, value)| format!("{name}: was {}, is now {value}", text(stored.get(name)))).collect())
     }
 }
 
 impl Recipe {
     /// The text of `recipe.toml`: every setting with what it means.
-    pub fn to_toml(&self) -> String {
-        let values = table(self);
+    ///
+    /// # Errors
+    /// [`RecipeError::OutOfRange`] for a setting that TOML cannot hold; a recipe that was resolved has none.
+    pub fn to_toml(&self) -> Result<String, RecipeError> {
+        let values = self.table()?;
         let mut text =
             "# Everything this run was made with. Pass it back with --recipe; flags win over it.\n".to_owned();
         let mut heading = "";
@@ -168,7 +189,7 @@ impl Recipe {
                 None => text.push_str(&format!("# {} is not set\n", setting.name)),
             }
         }
-        text
+        Ok(text)
     }
 
     /// Where the data are and how to read them.
@@ -218,9 +239,16 @@ pub(crate) struct Context {
     pub regression: bool,
 }
 
-fn table(settings: &impl serde::Serialize) -> toml::Table {
-    // Settings are numbers, names and lists of paths; a path that is no UTF-8 is the one thing TOML cannot hold.
-    toml::Table::try_from(settings).unwrap_or_default()
+/// A setting as TOML has it; none if it is not set. TOML's whole numbers have 63 bits and a sign, and its texts are UTF-8.
+fn toml_value(name: &'static str, setting: &impl serde::Serialize) -> Result<Option<toml::Value>, RecipeError> {
+    let mut table = toml::Table::try_from(BTreeMap::from([(name, setting)])).map_err(|_| {
+        let refused = |expected, found| RecipeError::OutOfRange { name, expected, found };
+        match serde_json::to_value(setting) {
+            Ok(number) => refused("at most 9223372036854775807", number.to_string()),
+            Err(_) => refused("a path in UTF-8", "other bytes".to_owned()),
+        }
+    })?;
+    Ok(table.remove(name))
 }
 
 /// The setting whose name takes the fewest edits.

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use finegates_checkpoint::source::{self, FetchOptions};
-use finegates_checkpoint::write::write_atomic;
 use finegates_checkpoint::{Checkpoint, Tokenizer};
 use finegates_data::Dataset;
 use finegates_kernels::random;
@@ -62,15 +61,18 @@ fn train(
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<Summary, Error> {
-    // Whatever can be wrong with the inputs is found before anything is written.
+    if mode == Mode::Overwrite
+        && let (Ok(run), Ok(model)) = (folder.canonicalize(), model.canonicalize())
+        && model.starts_with(&run)
+    {
+        return Err(Error::OverwritesModel { path: folder.to_owned(), model });
+    }
+    // Whatever can be wrong with the inputs is found here and by `Trainer::new`, before anything is written or removed.
     let checkpoint = Checkpoint::open(model)?;
     let tokenizer = Tokenizer::open(model, &checkpoint.config)?;
     let dataset = Dataset::load(&recipe.dataset_options())?;
-    let base_fingerprint = fingerprint(model)?;
+    let base_fingerprint = fingerprint(model, &tokenizer.files())?;
     let run_folder = RunFolder::open(folder, mode)?;
-    if mode != Mode::Resume {
-        write_atomic(&run_folder.recipe(), recipe.to_toml().as_bytes())?;
-    }
     let inputs = Inputs { recipe, dataset, checkpoint, tokenizer, base_fingerprint };
     Trainer::new(inputs, run_folder, observer, stop)?.run()
 }
@@ -83,7 +85,7 @@ fn resumed_recipe(settings: &PartialRecipe, folder: &Path) -> Result<Recipe, Err
     }
     let mut recipe = PartialRecipe::read(&path)?.resolve()?;
     let given = PartialRecipe { threads: None, ..settings.clone() };
-    let differences = given.differences(&recipe);
+    let differences = given.differences(&recipe)?;
     if !differences.is_empty() {
         return Err(Error::RecipeChanged { path: folder.to_owned(), differences });
     }
@@ -91,9 +93,9 @@ fn resumed_recipe(settings: &PartialRecipe, folder: &Path) -> Result<Recipe, Err
     Ok(recipe)
 }
 
-/// A number that changes when the config or any tensor of a model folder does.
-fn fingerprint(folder: &Path) -> Result<String, Error> {
-    let mut files = Vec::new();
+/// A number that changes when the config, any tensor or the tokenizer of a model folder does.
+fn fingerprint(folder: &Path, tokenizer: &[PathBuf]) -> Result<String, Error> {
+    let mut files = tokenizer.to_vec();
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder, "read"))? {
         let path = entry.map_err(Error::io(folder, "read"))?.path();
         let tensors = path.extension().is_some_and(|extension| extension == "safetensors");
@@ -102,9 +104,12 @@ fn fingerprint(folder: &Path) -> Result<String, Error> {
         }
     }
     files.sort_unstable();
+    files.dedup();
     let mut hash = 0;
     let mut buffer = vec![0; 1 << 20];
     for path in files {
+        let name = path.file_name().unwrap_or_default();
+        hash = random::derive(hash, &name.to_string_lossy());
         let mut file = std::fs::File::open(&path).map_err(Error::io(&path, "open"))?;
         loop {
             let mut filled = 0;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::learner::Learner;
-use crate::observer::Best;
+use crate::observer::{Best, EvaluationRecord};
 use crate::optimizer::Moments;
 
 /// The name of the file in the run's `state` folder.
@@ -32,6 +32,9 @@ pub struct Standing {
     pub evaluations_since_best: usize,
     /// The best evaluation.
     pub best: Option<Best>,
+    /// The last evaluation; none in states written before it was kept.
+    #[serde(default)]
+    pub last: Option<EvaluationRecord>,
     /// The length of `metrics.jsonl`.
     pub journal_bytes: u64,
     /// Training sequences seen.
@@ -80,7 +83,31 @@ pub fn read(path: &Path) -> Result<(Standing, TensorFile), Error> {
         );
         return Err(broken(path, problem));
     }
+    standing.check().map_err(|problem| broken(path, problem))?;
     Ok((standing, file))
+}
+
+impl Standing {
+    /// Refuses what no run can have come to.
+    fn check(&self) -> Result<(), String> {
+        if self.format_version == 0 {
+            return Err("expected format version 1, found 0".to_owned());
+        }
+        // A million years; more would be no duration.
+        let possible = |seconds: f64| (0.0..3.2e13).contains(&seconds);
+        for (name, seconds) in [("step_seconds", self.step_seconds), ("seconds", self.seconds)] {
+            if !possible(seconds) {
+                return Err(format!("{name}: expected 0 or a number above it, found {seconds}"));
+            }
+        }
+        let evaluations = self.best.iter().map(|best| (best.step, best.epoch));
+        for (step, epoch) in evaluations.chain(self.last.iter().map(|last| (last.step, last.epoch))) {
+            if step > self.step || !(epoch.is_finite() && epoch >= 0.0) {
+                return Err(format!("an evaluation after {step} steps, at epoch {epoch}, in a run of {}", self.step));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Puts the values and moments of a state into a model and its optimizer.

@@ -2,6 +2,7 @@
 //! at any moment and resumed makes the same steps with the same bits.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -11,11 +12,11 @@ use finegates_kernels::random;
 use finegates_model::{Batch, GateNoise, LoadOptions, Method, Model, Purpose};
 
 use crate::encoded::Encoded;
-use crate::error::Error;
-use crate::evaluation::{SplitScores, evaluate};
+use crate::error::{Error, StateLeft};
+use crate::evaluation::{SplitScores, Yardstick, evaluate};
 use crate::folder::{ModelWriter, RunFolder};
 use crate::journal::Journal;
-use crate::learner::{Learner, Losses, PassInput};
+use crate::learner::{Learner, Losses, PassInput, UPDATED};
 use crate::metrics::Metric;
 use crate::observer::{Best, Ending, EvaluationRecord, Event, GateShares, Observer, Start, StepRecord, Summary};
 use crate::optimizer::{LearningRates, Optimizer, OptimizerSettings};
@@ -54,6 +55,7 @@ pub struct Trainer<'a> {
     train: Encoded,
     validation: Vec<Encoded>,
     metrics: Vec<Metric>,
+    positive: u32,
     folder: RunFolder,
     writer: ModelWriter,
     journal: Journal,
@@ -61,14 +63,14 @@ pub struct Trainer<'a> {
     /// The step whose state is saved.
     saved_step: Option<(u64, bool)>,
     order: Option<(u64, Vec<u32>)>,
-    last: Option<EvaluationRecord>,
     observer: &'a mut dyn Observer,
     stop: &'a AtomicBool,
 }
 
 impl<'a> Trainer<'a> {
-    /// Loads the model, encodes the data and takes up the state saved in the folder, if there is one. Setting `stop` ends the run
-    /// after the step being made, with everything saved.
+    /// Loads the model, encodes the data and takes up the state saved in the folder, if the run goes on from one. Then, with nothing
+    /// left that can be wrong with the inputs, the folder is made ready. Setting `stop` ends the run after the step being made, with
+    /// everything saved.
     ///
     /// # Errors
     /// A model that cannot be loaded or trained, data that cannot be encoded, a state that does not belong to them.
@@ -105,6 +107,7 @@ impl<'a> Trainer<'a> {
             .map(|split| encode(split, &tokenizer, max_length, observer))
             .collect::<Result<_, _>>()?;
         let metrics = metrics(&recipe, &dataset.labels)?;
+        let positive = dataset.labels.names().zip(recipe.task).map_or(1, |(names, task)| task.positive_class(names));
         let writer = ModelWriter::new(&recipe, &checkpoint.config, &dataset.labels, &model, &tokenizer);
         let mut learner = Learner::new(model, Optimizer::new(OptimizerSettings::of(&recipe)));
         let fresh = Standing {
@@ -112,12 +115,17 @@ impl<'a> Trainer<'a> {
             base_model: base_fingerprint,
             ..Standing::default()
         };
-        let state_file = folder.state();
-        let saved = state_file.is_file().then(|| take_up(&folder, &fresh, &mut learner)).transpose()?;
+        let plan = Plan::new(&recipe, train.len());
+        let saved = folder.saved_state();
+        let saved = saved.map(|path| take_up(&folder, &path, &fresh, &plan, &mut learner)).transpose()?;
         let saved_step = saved.as_ref().map(|standing| (standing.step, standing.evaluation_pending));
         let standing = saved.unwrap_or(fresh);
+        folder.begin(&recipe)?;
         let journal = Journal::open(&folder.journal(), standing.journal_bytes)?;
-        let plan = Plan::new(&recipe, train.len());
+        if !journal.complete() {
+            observer
+                .event(&Event::Note("metrics.jsonl is shorter than when the run was saved: earlier lines are missing"));
+        }
         let start = Start {
             folder: folder.path().to_owned(),
             step: standing.step,
@@ -141,13 +149,13 @@ impl<'a> Trainer<'a> {
             train,
             validation,
             metrics,
+            positive,
             folder,
             writer,
             journal,
             standing,
             saved_step,
             order: None,
-            last: None,
             observer,
             stop,
         })
@@ -156,7 +164,7 @@ impl<'a> Trainer<'a> {
     /// Makes all steps that are left.
     ///
     /// # Errors
-    /// [`Error::NotFinite`], after saving the state before the step that failed; files that cannot be written.
+    /// [`Error::NotFinite`], after saving the state before the step that failed if it can be; files that cannot be written.
     pub fn run(mut self) -> Result<Summary, Error> {
         let ending = loop {
             if self.standing.evaluation_pending {
@@ -174,9 +182,12 @@ impl<'a> Trainer<'a> {
             if self.stop.load(Ordering::Relaxed) {
                 break Ending::Interrupted;
             }
-            if let Err(error) = self.step() {
-                if matches!(error, Error::NotFinite { .. }) {
-                    self.save()?;
+            if let Err(mut error) = self.step() {
+                // Updated parameters are none to go on from.
+                if let Error::NotFinite { what, left, .. } = &mut error
+                    && *what != UPDATED
+                {
+                    *left = self.save().map_or_else(|why| StateLeft::Unsaved(why.to_string()), |()| StateLeft::Saved);
                 }
                 return Err(error);
             }
@@ -271,13 +282,14 @@ impl<'a> Trainer<'a> {
         let started = Instant::now();
         self.learner.model.draw_gates(&GateNoise::None);
         let mut scores = Vec::new();
+        let yardstick = Yardstick { metrics: &self.metrics, positive: self.positive };
         for split in &self.validation {
             let mut progress = |done, total| {
                 self.observer.event(&Event::Evaluating { split: &split.name, done, total });
                 !self.stop.load(Ordering::Relaxed)
             };
             let batch_size = self.recipe.evaluation_batch_size;
-            match evaluate(&self.learner.model, split, &self.metrics, batch_size, &mut progress)? {
+            match evaluate(&self.learner.model, split, yardstick, batch_size, &mut progress)? {
                 Some(found) => scores.push(found),
                 None => return Ok(false),
             }
@@ -302,7 +314,8 @@ impl<'a> Trainer<'a> {
         if record.best {
             self.writer.write(&self.learner.model, &self.folder.best())?;
             self.standing.evaluations_since_best = 0;
-        } else {
+        } else if self.standing.best.as_ref().is_some_and(|best| best.eligible) {
+            // Until enough is removed, patience does not run out: what is waited for is still to come.
             self.standing.evaluations_since_best += 1;
         }
         let patience = self.recipe.early_stopping;
@@ -310,7 +323,7 @@ impl<'a> Trainer<'a> {
         self.standing.early_stopped = over && self.standing.step < self.plan.total_steps;
         self.journal.write(&record)?;
         self.observer.event(&Event::Evaluated(&record));
-        self.last = Some(record);
+        self.standing.last = Some(record);
         Ok(true)
     }
 
@@ -371,7 +384,7 @@ impl<'a> Trainer<'a> {
             epoch: self.plan.progress(standing.step),
             best_metric: self.recipe.best_metric.clone(),
             best: standing.best.clone(),
-            last: self.last.clone(),
+            last: standing.last.clone(),
             gates: self.gate_shares(),
             seconds: standing.seconds,
             sequences_per_second: standing.sequences as f64 / standing.step_seconds.max(1e-9),
@@ -424,9 +437,14 @@ fn metrics(recipe: &Recipe, labels: &Labels) -> Result<Vec<Metric>, Error> {
 }
 
 /// Reads the folder's state into the learner, after making sure that data and base model are those it began with.
-fn take_up(folder: &RunFolder, now: &Standing, learner: &mut Learner) -> Result<Standing, Error> {
-    let path = folder.state();
-    let (standing, file) = state::read(&path)?;
+fn take_up(
+    folder: &RunFolder,
+    path: &Path,
+    now: &Standing,
+    plan: &Plan,
+    learner: &mut Learner,
+) -> Result<Standing, Error> {
+    let (standing, file) = state::read(path)?;
     let inputs = [("data", &standing.data, &now.data), ("base model", &standing.base_model, &now.base_model)];
     for (what, expected, found) in inputs {
         if expected != found {
@@ -434,7 +452,11 @@ fn take_up(folder: &RunFolder, now: &Standing, learner: &mut Learner) -> Result<
             return Err(Error::InputChanged { path, what, expected, found });
         }
     }
-    state::restore(&path, &standing, &file, learner)?;
+    if standing.step > plan.total_steps {
+        let problem = format!("it is after step {} of a run of {} steps", standing.step, plan.total_steps);
+        return Err(Error::State { path: path.to_owned(), problem });
+    }
+    state::restore(path, &standing, &file, learner)?;
     Ok(standing)
 }
 

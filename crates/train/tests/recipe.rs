@@ -45,7 +45,7 @@ fn defaults_follow_method_and_task() {
 
 #[test]
 fn every_stated_default_is_the_real_one() {
-    let values: toml::Table = toml::from_str(&minimal().resolve().unwrap().to_toml()).unwrap();
+    let values: toml::Table = toml::from_str(&minimal().resolve().unwrap().to_toml().unwrap()).unwrap();
     for setting in &SETTINGS {
         let Some((_, stated)) = setting.description.split_once("[default: ") else { continue };
         let stated = stated.trim_end_matches(']').split(';').next().unwrap();
@@ -78,10 +78,10 @@ fn a_written_recipe_reads_back_the_same() {
         ..minimal()
     };
     let recipe = partial.resolve().unwrap();
-    let text = recipe.to_toml();
+    let text = recipe.to_toml().unwrap();
     let read: Recipe = parse(&text).unwrap().resolve().unwrap();
     assert_eq!(read, recipe);
-    assert_eq!(read.to_toml(), text);
+    assert_eq!(read.to_toml().unwrap(), text);
     assert!(text.contains(
         "# Share of the gates that the penalty wants closed, 0 to 1 [default: 0.4]\ntarget_sparsity = 0.4\n"
     ));
@@ -134,7 +134,90 @@ fn mistakes_are_named() {
 fn differences_are_told_by_name() {
     let recipe = minimal().resolve().unwrap();
     let partial = PartialRecipe { seed: Some(42), epochs: Some(3.0), max_steps: Some(5), ..PartialRecipe::default() };
-    assert_eq!(partial.differences(&recipe), ["epochs: was 10.0, is now 3.0", "max_steps: was not set, is now 5"]);
+    let differences = partial.differences(&recipe).unwrap();
+    assert_eq!(differences, ["epochs: was 10.0, is now 3.0", "max_steps: was not set, is now 5"]);
+}
+
+#[test]
+fn the_same_paths_given_again_are_no_difference() {
+    let given = PartialRecipe {
+        model: Some("tests".to_owned()),
+        data: None,
+        train: Some(PathBuf::from("data/train.tsv")),
+        validation: Some(vec![PathBuf::from("dev.tsv")]),
+        ..PartialRecipe::default()
+    };
+    let recipe = given.clone().resolve().unwrap();
+    assert!(recipe.train.as_ref().unwrap().is_absolute() && Path::new(&recipe.model).is_absolute());
+    assert_eq!(given.differences(&recipe).unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn the_largest_numbers_are_kept_and_larger_ones_refused_by_name() {
+    const LARGEST: u64 = i64::MAX as u64;
+    let with = |seed, steps, size| PartialRecipe {
+        seed: Some(seed),
+        max_steps: Some(steps),
+        warmup_steps: Some(steps),
+        batch_size: Some(size),
+        max_train_rows: Some(size),
+        ..minimal()
+    };
+    let recipe = with(LARGEST, LARGEST, LARGEST as usize).resolve().unwrap();
+    let read: Recipe = parse(&recipe.to_toml().unwrap()).unwrap().resolve().unwrap();
+    assert_eq!(read, recipe);
+    assert_eq!((read.seed, read.max_steps), (LARGEST, Some(LARGEST)));
+    let refused = |partial: PartialRecipe| partial.resolve().unwrap_err().to_string();
+    let seed = "seed: expected at most 9223372036854775807, found 9223372036854775808";
+    assert_eq!(refused(with(LARGEST + 1, 1, 1)), seed);
+    assert!(refused(with(1, u64::MAX, 1)).starts_with("warmup_steps: expected at most 9223372036854775807"));
+    assert!(refused(with(1, 1, usize::MAX)).starts_with("max_train_rows: expected at most 9223372036854775807"));
+    // A setting given to a resumed run passes no check before it is compared.
+    let resolved = minimal().resolve().unwrap();
+    assert_eq!(with(LARGEST + 1, 1, 1).differences(&resolved).unwrap_err().to_string(), seed);
+}
+
+#[cfg(unix)]
+#[test]
+fn paths_that_are_no_text_are_refused_by_name() {
+    use std::os::unix::ffi::OsStringExt;
+    let path = || PathBuf::from(std::ffi::OsString::from_vec(b"/d/\xff.csv".to_vec()));
+    let refused = |partial: PartialRecipe| partial.resolve().unwrap_err().to_string();
+    let train = PartialRecipe { train: Some(path()), ..minimal() };
+    assert_eq!(refused(train), "train: expected a path in UTF-8, found other bytes");
+    let validation = PartialRecipe { validation: Some(vec!["/d/a.csv".into(), path()]), ..minimal() };
+    assert_eq!(refused(validation), "validation: expected a path in UTF-8, found other bytes");
+}
+
+#[test]
+fn numbers_are_checked_as_they_are_computed_with() {
+    let refused = |text: &str| {
+        let partial = parse(text).unwrap().over(minimal());
+        partial.resolve().map(|_| format!("{text} passed")).unwrap_or_else(|error| error.to_string())
+    };
+    for name in ["sparsity_weight", "gate_init_mean", "gate_init_std", "gate_noise_std", "kurtosis_temperature"] {
+        let message = refused(&format!("{name} = 1e39"));
+        assert!(message.starts_with(&format!("{name}: expected a number that 32 bits can hold")), "{message}");
+    }
+    assert!(refused("gate_noise_std = 1e38").starts_with("gate_noise_std: "));
+    assert_eq!(
+        refused("kurtosis_temperature = 1e-40"),
+        "kurtosis_temperature: expected at least 1.2e-38, found 0.0000000000000000000000000000000000000001"
+    );
+    assert!(refused("epsilon = 1e-46").starts_with("epsilon: expected at least 1.2e-38"));
+    assert!(refused("head_learning_rate = 1e39").starts_with("head_learning_rate: "));
+}
+
+#[test]
+fn an_interval_of_nothing_is_refused_by_its_own_name() {
+    let every = |evaluate, save| PartialRecipe {
+        evaluate_every: Some(ByName(Interval::Steps(evaluate))),
+        checkpoint_every: Some(ByName(Interval::Steps(save))),
+        ..minimal()
+    };
+    let refused = |partial: PartialRecipe| partial.resolve().unwrap_err().to_string();
+    assert_eq!(refused(every(0, 1)), "evaluate_every: expected an interval above 0, found 0 steps");
+    assert_eq!(refused(every(1, 0)), "checkpoint_every: expected an interval above 0, found 0 steps");
 }
 
 #[cfg(feature = "clap")]

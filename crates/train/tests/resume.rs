@@ -35,11 +35,14 @@ fn with_method(method: Method, recipe: PartialRecipe) -> PartialRecipe {
 
 #[test]
 fn one_thread_and_two_give_the_same_bits() {
-    let workshop = Workshop::new("bert", 50, true);
+    let workshop = Workshop::new("bert", 300, true);
+    // Wide enough, with enough tokens a pass, that every operation is worth several tasks.
+    workshop.enlarge_model();
     for method in [Method::Gates, Method::BitFit, Method::Full] {
         let results = [1, 2].map(|threads| {
             let name = format!("{method}-{threads}");
-            let recipe = PartialRecipe { threads: Some(threads), ..with_method(method, busy(&workshop)) };
+            let busy = PartialRecipe { batch_size: Some(64), epochs: Some(2.0), ..busy(&workshop) };
+            let recipe = PartialRecipe { threads: Some(threads), ..with_method(method, busy) };
             workshop.run(recipe, &name, Mode::New).unwrap();
             workshop.result(&name)
         });
@@ -126,10 +129,16 @@ fn resuming_a_finished_run_changes_nothing() {
     let workshop = Workshop::new("bert", 20, true);
     let recipe = PartialRecipe { epochs: Some(1.0), ..busy(&workshop) };
     workshop.run(recipe, "run", Mode::New).unwrap();
-    let before = workshop.result("run");
+    let result = || {
+        let mut result = workshop.result("run");
+        result.insert("summary.json".to_owned(), std::fs::read(workshop.path("run/summary.json")).unwrap());
+        result
+    };
+    let before = result();
     let summary = workshop.run(PartialRecipe::default(), "run", Mode::Resume).unwrap();
     assert_eq!(summary.ending, Ending::Finished);
-    assert_same(&workshop.result("run"), &before, "resumed");
+    assert!(summary.last.is_some());
+    assert_same(&result(), &before, "resumed");
 }
 
 const FOLDER_VARIABLE: &str = "FINEGATES_TEST_RUN";
@@ -157,7 +166,7 @@ fn a_run_killed_again_and_again_ends_with_the_same_bits() {
     let recipe =
         PartialRecipe { epochs: Some(8.0), checkpoint_every: Some(ByName(Interval::Steps(2))), ..busy(&workshop) };
     workshop.run(recipe.clone(), "whole", Mode::New).unwrap();
-    std::fs::write(workshop.path("killed.toml"), recipe.resolve().unwrap().to_toml()).unwrap();
+    std::fs::write(workshop.path("killed.toml"), recipe.resolve().unwrap().to_toml().unwrap()).unwrap();
     let mut kills = 0;
     for attempt in 0u64.. {
         assert!(attempt < 200, "no progress in 200 attempts");
@@ -202,6 +211,13 @@ fn a_run_resumes_only_with_its_own_recipe_data_and_model() {
     std::fs::write(&weights, other).unwrap();
     assert!(refused(PartialRecipe::default(), Mode::Resume).contains("the base model changed since the run began"));
     std::fs::write(&weights, bytes).unwrap();
+    let vocabulary = workshop.path("model/vocab.txt");
+    let words = std::fs::read_to_string(&vocabulary).unwrap();
+    let mut swapped: Vec<&str> = words.lines().collect();
+    swapped[95..].reverse();
+    std::fs::write(&vocabulary, swapped.join("\n")).unwrap();
+    assert!(refused(PartialRecipe::default(), Mode::Resume).contains("the base model changed since the run began"));
+    std::fs::write(&vocabulary, words).unwrap();
     // The same settings given again, and another number of threads, are no change.
     let again = PartialRecipe { threads: Some(1), ..recipe };
     assert_eq!(workshop.run(again, "run", Mode::Resume).unwrap().ending, Ending::Finished);

@@ -8,7 +8,7 @@ use finegates_data::{Dataset, GlueTask};
 use finegates_model::{LoadOptions, Method, Model};
 use finegates_train::by_name::ByName;
 use finegates_train::encoded::Encoded;
-use finegates_train::evaluation::evaluate;
+use finegates_train::evaluation::{Yardstick, evaluate};
 use finegates_train::metrics::Metric;
 use finegates_train::schedule::Interval;
 use finegates_train::{Ending, Error, Mode, PartialRecipe};
@@ -88,7 +88,8 @@ fn the_best_adapter_judges_as_recorded() {
         let tokenizer = Tokenizer::open(&folder, &config).unwrap();
         let split = Encoded::new(&dataset.validation[0], &tokenizer, 32).unwrap();
         let metrics = Metric::of(None, &dataset.labels);
-        let scores = evaluate(&model, &split, metrics, 32, &mut |_, _| true).unwrap().unwrap();
+        let scores =
+            evaluate(&model, &split, Yardstick { metrics, positive: 1 }, 32, &mut |_, _| true).unwrap().unwrap();
         let best = summary.best.unwrap();
         assert_eq!(Some(scores.metrics[0].1), best.score, "{method}");
         assert!((scores.loss - best.metrics["loss"].unwrap()).abs() < 1e-5, "{method}: {} {best:?}", scores.loss);
@@ -195,6 +196,54 @@ fn training_ends_early_when_it_gets_no_better() {
     assert_eq!(summary.best.unwrap().epoch, 1.0);
     let again = workshop.run(PartialRecipe::default(), "run", Mode::Resume).unwrap();
     assert_eq!((again.ending, again.epoch), (Ending::EarlyStopped, 3.0));
+}
+
+#[test]
+fn patience_does_not_run_out_before_enough_is_removed() {
+    let workshop = Workshop::new("bert", 40, false);
+    // Gates that the penalty closes, and nothing that could make the score any better.
+    let recipe = PartialRecipe {
+        epochs: Some(40.0),
+        early_stopping: Some(1),
+        best_min_removed: Some(0.3),
+        target_sparsity: Some(0.9),
+        gate_learning_rate: Some(0.02),
+        bias_learning_rate: Some(0.0),
+        head_learning_rate: Some(0.0),
+        ..quick(&workshop)
+    };
+    let summary = workshop.run(recipe, "run", Mode::New).unwrap();
+    let evaluations: Vec<_> =
+        workshop.journal("run").into_iter().filter(|record| record["kind"] == "evaluation").collect();
+    let short = |record: &serde_json::Value| record["gates"]["removed"].as_f64().unwrap() < 0.3;
+    let waited = evaluations.iter().filter(|record| short(record) && record["best"] == false).count();
+    assert!(waited >= 2, "evaluations that are no better come first: {evaluations:?}");
+    assert_eq!(summary.ending, Ending::EarlyStopped);
+    assert!(summary.best.unwrap().eligible);
+}
+
+#[test]
+fn every_step_has_gate_noise_of_its_own() {
+    let workshop = Workshop::new("bert", 16, false);
+    // One batch again and again, nothing trains: only the noise can change the loss.
+    let losses = |noise: f64, name: &str| {
+        let recipe = PartialRecipe {
+            batch_size: Some(16),
+            epochs: Some(4.0),
+            gate_init_mean: Some(0.2),
+            gate_noise_std: Some(noise),
+            gate_learning_rate: Some(0.0),
+            bias_learning_rate: Some(0.0),
+            head_learning_rate: Some(0.0),
+            ..workshop.recipe()
+        };
+        workshop.run(recipe, name, Mode::New).unwrap();
+        let steps = workshop.journal(name).into_iter().filter(|record| record["kind"] == "step");
+        steps.map(|record| record["task_loss"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    let (calm, noisy) = (losses(0.0, "calm"), losses(0.1, "noisy"));
+    assert!(calm.windows(2).all(|pair| (pair[0] - pair[1]).abs() < 1e-6), "{calm:?}");
+    assert!(noisy.windows(2).all(|pair| (pair[0] - pair[1]).abs() > 1e-5), "{noisy:?}");
 }
 
 #[test]

@@ -141,6 +141,26 @@ proptest! {
     }
 }
 
+/// More tokens than are packed at a time.
+#[test]
+fn multiply_transposed_goes_on_where_packing_starts_anew() {
+    let (n, k) = (5, 40);
+    for t in [2_047, 2_048, 2_049, 2_100, 4_097] {
+        let (a, b) = (numbers(1, t * n), numbers(2, t * k));
+        for isa in Isa::available() {
+            let mut found = vec![1.0; n * k];
+            with_isa(isa, || multiply_transposed(&a, n, n, &b, k, k, t, &mut found));
+            for i in 0..n {
+                for j in 0..k {
+                    let sum: f64 = (0..t).map(|t| f64::from(a[t * n + i]) * f64::from(b[t * k + j])).sum();
+                    // Sums of thousands of products of numbers around 1, in f32.
+                    assert!((f64::from(found[i * k + j]) - 1.0 - sum).abs() < 1e-3, "{isa} {t} tokens: {i} {j}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn products_have_the_same_bits_for_any_number_of_threads() {
     let (rows, outputs, depth) = (203, 390, 517);

@@ -13,6 +13,7 @@ pub(super) fn describe() -> Description {
         segment: Some("embeddings.token_type_embeddings"),
         embedding_norm: "embeddings.LayerNorm",
         relative_bias: None,
+        attention_output_dropout: true,
         attention_norm: "attention.output.LayerNorm",
         output_norm: "output.LayerNorm",
         layers: "encoder.layer",

@@ -13,6 +13,8 @@ pub(super) fn describe() -> Description {
         segment: None,
         embedding_norm: "embeddings.LayerNorm",
         relative_bias: None,
+        // transformers' TransformerBlock adds the attention's output to the residual stream as it is.
+        attention_output_dropout: false,
         attention_norm: "sa_layer_norm",
         output_norm: "output_layer_norm",
         layers: "transformer.layer",

@@ -5,6 +5,8 @@ mod bert;
 mod distilbert;
 mod mpnet;
 mod roberta;
+#[cfg(test)]
+mod tests;
 
 use finegates_checkpoint::config::{Config, Family};
 use finegates_kernels::matrix::Activation;
@@ -26,6 +28,8 @@ pub struct Description {
     pub embedding_norm: &'static str,
     /// Relative position bias of all layers (MPNet).
     pub relative_bias: Option<&'static str>,
+    /// Whether the output of attention is dropped out before it is added to the residual stream.
+    pub attention_output_dropout: bool,
     /// Norm after attention, under the layer.
     pub attention_norm: &'static str,
     /// Norm after feed-forward, under the layer.

@@ -13,6 +13,7 @@ pub(super) fn describe() -> Description {
         segment: None,
         embedding_norm: "embeddings.LayerNorm",
         relative_bias: Some("encoder.relative_attention_bias"),
+        attention_output_dropout: true,
         attention_norm: "attention.LayerNorm",
         output_norm: "output.LayerNorm",
         layers: "encoder.layer",

@@ -10,6 +10,9 @@ impl Recipe {
         let share = |name, value: f64| within(name, value, "a share from 0 to 1", (0.0..=1.0).contains(&value));
         let positive = |name, value: f64| within(name, value, "a number above 0", value > 0.0);
         let not_negative = |name, value: f64| within(name, value, "0 or a number above it", value >= 0.0);
+        // What is computed with in 32 bits is checked in 32 bits.
+        let single =
+            |name, value: f64| within(name, value, "a number that 32 bits can hold", (value as f32).is_finite());
         let at_least_one = |name, value: usize| match value {
             0 => Err(RecipeError::OutOfRange { name, expected: "at least 1", found: "0".to_owned() }),
             _ => Ok(()),
@@ -30,9 +33,12 @@ impl Recipe {
         share("warmup_ratio", self.warmup_ratio)?;
         share("learning_rate_floor", self.learning_rate_floor)?;
         share("best_min_removed", self.best_min_removed)?;
-        positive("kurtosis_temperature", self.kurtosis_temperature)?;
+        for (name, value) in [("kurtosis_temperature", self.kurtosis_temperature), ("epsilon", self.epsilon)] {
+            single(name, value)?;
+            // Below this, what is divided by it is infinite.
+            within(name, value, "at least 1.2e-38", value as f32 >= f32::MIN_POSITIVE)?;
+        }
         positive("epochs", self.epochs)?;
-        positive("epsilon", self.epsilon)?;
         for (name, value) in [
             ("sparsity_weight", self.sparsity_weight),
             ("sparsity_start_epoch", self.sparsity_start_epoch),
@@ -46,19 +52,28 @@ impl Recipe {
             ("clip_norm", self.clip_norm),
         ] {
             not_negative(name, value)?;
+            single(name, value)?;
         }
-        within("gate_init_mean", self.gate_init_mean, "a finite number", true)?;
+        single("gate_init_mean", self.gate_init_mean)?;
+        // Draws are within nine standard deviations of the mean.
+        single("gate_init_std", self.gate_init_mean.abs() + 9.0 * self.gate_init_std)?;
+        single("gate_noise_std", 9.0 * self.gate_noise_std)?;
         for (name, value) in [("beta1", self.beta1), ("beta2", self.beta2)] {
             within(name, value, "0 or a number above it and below 1", (0.0..1.0).contains(&value))?;
         }
         if self.max_steps == Some(0) {
             return Err(RecipeError::OutOfRange { name: "max_steps", expected: "at least 1", found: "0".to_owned() });
         }
-        if matches!(*self.evaluate_every, Interval::Steps(0)) || matches!(*self.checkpoint_every, Interval::Steps(0)) {
-            let (name, expected) = ("evaluate_every", "an interval above 0");
-            return Err(RecipeError::OutOfRange { name, expected, found: "0 steps".to_owned() });
+        for (name, interval) in [("evaluate_every", *self.evaluate_every), ("checkpoint_every", *self.checkpoint_every)]
+        {
+            if matches!(interval, Interval::Steps(0)) {
+                let expected = "an interval above 0";
+                return Err(RecipeError::OutOfRange { name, expected, found: "0 steps".to_owned() });
+            }
         }
-        self.check_metric()
+        self.check_metric()?;
+        // Every setting can be written down, or the run could not be resumed.
+        self.table().map(drop)
     }
 
     fn check_metric(&self) -> Result<(), RecipeError> {

@@ -8,7 +8,7 @@ use finegates_model::Method;
 use serde::{Deserialize, Serialize};
 
 use crate::by_name::ByName;
-use crate::recipe::Context;
+use crate::recipe::{Context, RecipeError, toml_value};
 use crate::schedule::{Interval, Shape};
 
 /// One setting, for people to read.
@@ -34,6 +34,14 @@ macro_rules! resolved_value {
     ($given:expr, $default:expr) => {
         $given.unwrap_or_else(|| $default)
     };
+}
+
+macro_rules! table {
+    ($settings:expr, $($name:ident)+) => {{
+        let mut table = toml::Table::new();
+        $( table.extend(toml_value(stringify!($name), &$settings.$name)?.map(|value| (stringify!($name).to_owned(), value))); )+
+        Ok(table)
+    }};
 }
 
 macro_rules! settings {
@@ -76,11 +84,23 @@ macro_rules! settings {
                 $($( if self.$name.is_none() { self.$name = lower.$name; } )+)+
             }
 
+            /// The settings that are set, by name.
+            pub(super) fn table(&self) -> Result<toml::Table, RecipeError> {
+                table!(self, $($($name)+)+)
+            }
+
             pub(super) fn with_defaults(self) -> Recipe {
                 let method = self.method.map_or(Method::Gates, |method| method.0);
                 let regression = self.regression.unwrap_or(self.task == Some(GlueTask::Stsb));
                 let $context = Context { method, task: self.task, regression };
                 Recipe { $($( $name: resolved_value!(self.$name $(, $default)?), )+)+ }
+            }
+        }
+
+        impl Recipe {
+            /// The settings that are set, by name.
+            pub(super) fn table(&self) -> Result<toml::Table, RecipeError> {
+                table!(self, $($($name)+)+)
             }
         }
     };
@@ -191,7 +211,7 @@ settings! { context =>
         (long, value_name = "METRIC") best_metric: [String] = context.best_metric();
         /// Share of the gated parameters that must be removed for an evaluation to be the best one [default: 0]
         (long, value_name = "SHARE") best_min_removed: [f64] = 0.0;
-        /// Stop after so many evaluations without a better one, 0 for never [default: 0]
+        /// Stop after so many evaluations without a better one, once enough is removed; 0 for never [default: 0]
         (long, value_name = "N") early_stopping: [usize] = 0;
         /// How often to save, besides after every evaluation [default: 200 steps; full 1 epoch]
         (long, value_name = "INTERVAL")

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use finegates_checkpoint::{TensorFile, TensorToWrite, write_tensors};
+use finegates_kernels::random;
 use finegates_train::{Error, Event, Mode, PartialRecipe, RunOptions, Summary, run};
 
 /// A folder with a data set, a copy of a tiny model and room for runs.
@@ -44,6 +46,36 @@ impl Workshop {
         workshop.write_rows("train.tsv", rows, 1);
         workshop.write_rows("dev.tsv", rows / 2, 2);
         workshop
+    }
+
+    /// Replaces the model by a random one of the same architecture with four heads in 64 dimensions and 320 inner ones.
+    pub fn enlarge_model(&self) {
+        const WIDTHS: [(&str, usize); 2] = [("hidden_size", 64), ("intermediate_size", 320)];
+        let path = self.path("model/config.json");
+        let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let before = WIDTHS.map(|(name, _)| config[name].as_u64().unwrap() as usize);
+        for (name, width) in WIDTHS {
+            config[name] = width.into();
+        }
+        std::fs::write(path, config.to_string()).unwrap();
+        let path = self.path("model/model.safetensors");
+        let file = TensorFile::open_file(&path).unwrap();
+        let names: Vec<String> = file.names().map(str::to_owned).collect();
+        let tensors = names.iter().map(|name| {
+            let widened = |size| before.iter().position(|&width| width == size).map_or(size, |place| WIDTHS[place].1);
+            let shape: Vec<usize> = file.shape(name).unwrap().iter().map(|&size| widened(size)).collect();
+            let mut data = vec![0.0; shape.iter().product()];
+            let mean = if name.contains("LayerNorm.weight") { 1.0 } else { 0.0 };
+            random::fill_normal(random::derive(1, name), mean, 0.1, &mut data);
+            (shape, data)
+        });
+        let tensors: Vec<(Vec<usize>, Vec<f32>)> = tensors.collect();
+        let tensors: Vec<_> = names
+            .iter()
+            .zip(&tensors)
+            .map(|(name, (shape, data))| TensorToWrite::f32(name.as_str(), shape.as_slice(), data))
+            .collect();
+        write_tensors(&path, &tensors, &BTreeMap::new()).unwrap();
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -1,0 +1,146 @@
+//! The same bits for any number of threads, of everything that splits its work, at sizes beyond every threshold below which
+//! work stays on one thread.
+
+use super::numbers;
+use crate::activation::{Activation, activate, activate_backward};
+use crate::attention::{Head, Layout, attention_backward, attention_forward};
+use crate::dropout::{Dropout, dropout};
+use crate::matrix::multiply_transposed;
+use crate::optimizer::{AdamW, adamw_step};
+use crate::parallel::TASK_ELEMENTS;
+use crate::{embedding, norm, random, reduce};
+
+/// Tokens and width of activations that are worth several tasks.
+const TOKENS: usize = 700;
+const WIDTH: usize = 130;
+const _: () = assert!(TOKENS * WIDTH > 4 * TASK_ELEMENTS);
+
+fn assert_same_bits(what: &str, run: impl Fn() -> Vec<Vec<f32>> + Sync) {
+    let bits = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
+        let results = pool.install(&run);
+        results.into_iter().map(|result| result.into_iter().map(f32::to_bits).collect()).collect::<Vec<Vec<u32>>>()
+    };
+    let one = bits(1);
+    assert!(one.iter().flatten().any(|&bits| bits != 0), "{what}: something is computed");
+    for threads in [2, 3] {
+        assert!(one == bits(threads), "{what}: {threads} threads give other bits than one");
+    }
+}
+
+#[test]
+fn attention_has_the_same_bits_for_any_number_of_threads() {
+    let offsets = [0, 300, 301, 430, 520, 700];
+    let heads: Vec<Head> =
+        (0..5).map(|head| Head { query_key: (head * 26, 26), value: (head * 26, 26), bias: head }).collect();
+    let max = 300;
+    let table = numbers(9, heads.len() * (2 * max - 1));
+    let layout = Layout {
+        offsets: &offsets,
+        heads: &heads,
+        query_key_stride: WIDTH,
+        value_stride: WIDTH,
+        scale: 0.2,
+        position_bias: Some((&table, max)),
+        dropout: Some(Dropout { rate: 0.1, key: 3 }),
+    };
+    let [q, k, v, d_output] = [1, 2, 3, 4].map(|key| numbers(key, TOKENS * WIDTH));
+    assert_same_bits("attention", || {
+        let mut output = vec![0.0; TOKENS * WIDTH];
+        let mut saved = vec![0.0; TOKENS * heads.len()];
+        attention_forward(&layout, &q, &k, &v, &mut output, Some(&mut saved));
+        let [mut d_q, mut d_k, mut d_v] = [(); 3].map(|()| vec![0.0; TOKENS * WIDTH]);
+        let mut d_table = vec![0.0; table.len()];
+        attention_backward(
+            &layout,
+            &q,
+            &k,
+            &v,
+            &output,
+            &d_output,
+            &saved,
+            &mut d_q,
+            &mut d_k,
+            &mut d_v,
+            Some(&mut d_table),
+        );
+        vec![output, saved, d_q, d_k, d_v, d_table]
+    });
+}
+
+#[test]
+fn weight_gradients_have_the_same_bits_for_any_number_of_threads() {
+    let (t, n, k) = (2_100, 150, 70);
+    let (a, b) = (numbers(1, t * n), numbers(2, t * k));
+    assert_same_bits("multiply_transposed", || {
+        let mut out = numbers(3, n * k);
+        multiply_transposed(&a, n, n, &b, k, k, t, &mut out);
+        vec![out]
+    });
+}
+
+#[test]
+fn embeddings_have_the_same_bits_for_any_number_of_threads() {
+    let rows = 50;
+    let ids: Vec<u32> = (0..TOKENS as u64).map(|t| (random::mix(2, t) % rows as u64) as u32).collect();
+    let (table, d_out) = (numbers(1, rows * WIDTH), numbers(2, TOKENS * WIDTH));
+    assert_same_bits("gather_add and scatter_add", || {
+        let (mut out, mut d_table) = (vec![0.0; TOKENS * WIDTH], vec![0.0; rows * WIDTH]);
+        embedding::gather_add(&table, WIDTH, &ids, &mut out);
+        embedding::scatter_add(&d_out, WIDTH, &ids, &mut d_table);
+        vec![out, d_table]
+    });
+}
+
+#[test]
+fn norms_have_the_same_bits_for_any_number_of_threads() {
+    let [x, residual, d_y] = [1, 2, 3].map(|key| numbers(key, TOKENS * WIDTH));
+    let (gamma, beta) = (numbers(4, WIDTH), numbers(5, WIDTH));
+    assert_same_bits("layer norm", || {
+        let (mut sum, mut y, mut d_x) = (x.clone(), vec![0.0; x.len()], vec![0.0; x.len()]);
+        let (mut mean, mut rstd) = (vec![0.0; TOKENS], vec![0.0; TOKENS]);
+        let saved = Some((&mut mean[..], &mut rstd[..]));
+        norm::add_layer_norm_forward(&mut sum, &residual, WIDTH, &gamma, &beta, 1e-5, &mut y, saved);
+        let (mut d_gamma, mut d_beta) = (numbers(6, WIDTH), numbers(7, WIDTH));
+        let parameters = Some((&mut d_gamma[..], &mut d_beta[..]));
+        norm::layer_norm_backward(&sum, WIDTH, &gamma, &mean, &rstd, &d_y, &mut d_x, parameters);
+        vec![sum, y, mean, rstd, d_x, d_gamma, d_beta]
+    });
+}
+
+#[test]
+fn updates_have_the_same_bits_for_any_number_of_threads() {
+    let length = TOKENS * WIDTH;
+    let gradient = numbers(1, length);
+    assert_same_bits("the update and what leads to it", || {
+        let (mut value, mut first, mut second) = (numbers(2, length), vec![0.0; length], vec![0.0; length]);
+        let mut gradient = gradient.clone();
+        let norm = reduce::squared_norm(&gradient).sqrt();
+        reduce::scale(&mut gradient, (1.0 / norm) as f32);
+        for step in [1, 2] {
+            let settings = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, learning_rate: 1e-2, step };
+            adamw_step(&settings, &mut value, &gradient, &mut first, &mut second);
+        }
+        let halves = [norm.to_bits() as u32, (norm.to_bits() >> 32) as u32].map(f32::from_bits);
+        vec![value, first, second, halves.to_vec()]
+    });
+}
+
+#[test]
+fn sums_over_tokens_and_elementwise_work_have_the_same_bits_for_any_number_of_threads() {
+    let [x, y] = [1, 2].map(|key| numbers(key, TOKENS * WIDTH));
+    let scale = numbers(3, WIDTH);
+    assert_same_bits("sums, activations and dropout", || {
+        let [mut sum, mut scaled, mut dot] = [(); 3].map(|()| vec![0.0; WIDTH]);
+        reduce::column_sum(&x, TOKENS, WIDTH, WIDTH, None, &mut sum);
+        reduce::column_sum(&x, TOKENS, WIDTH, WIDTH, Some(&scale), &mut scaled);
+        reduce::column_dot(&x, &y, TOKENS, WIDTH, WIDTH, &mut dot);
+        let (mut activated, mut d) = (vec![0.0; x.len()], y.clone());
+        activate(Activation::Gelu, &x, &mut activated);
+        activate_backward(Activation::Gelu, &x, &mut d);
+        dropout(&mut activated, &Dropout { rate: 0.1, key: 4 });
+        reduce::add_scaled_columns(&x, Some(&scale), &mut d, WIDTH);
+        reduce::scale_columns(&mut activated, WIDTH, &scale);
+        vec![sum, scaled, dot, activated, d]
+    });
+}

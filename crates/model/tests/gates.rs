@@ -1,0 +1,86 @@
+//! How gates start and how they are drawn (METHOD.md §2): the moments of θ and of the noise, and what a draw depends on.
+
+use std::path::PathBuf;
+
+use finegates_checkpoint::checkpoint::Checkpoint;
+use finegates_model::gate::Gate;
+use finegates_model::{GateNoise, GateSettings, LoadOptions, Method, Model, Purpose};
+
+const LENGTH: usize = 100_000;
+const SETTINGS: GateSettings = GateSettings { init_mean: 0.7, init_std: 0.2, noise_std: 0.05 };
+
+fn fresh(name: &str, seed: u64) -> Gate {
+    Gate::fresh(name.to_owned(), LENGTH, &SETTINGS, seed)
+}
+
+/// Five standard errors of the mean and of the standard deviation of that many draws.
+fn assert_moments(what: &str, values: &[f32], mean: f64, std: f64) {
+    let n = values.len() as f64;
+    let found_mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+    let found_std = (values.iter().map(|&x| (f64::from(x) - found_mean).powi(2)).sum::<f64>() / n).sqrt();
+    assert!((found_mean - mean).abs() < 5.0 * std / n.sqrt(), "{what}: mean {found_mean}, not {mean}");
+    assert!((found_std - std).abs() < 5.0 * std / (2.0 * n).sqrt(), "{what}: deviation {found_std}, not {std}");
+}
+
+fn correlation(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+#[test]
+fn fresh_gates_have_the_mean_and_deviation_asked_for() {
+    let gate = fresh("a.finegates_rows", 1);
+    assert_moments("theta", &gate.theta.value, 0.7, 0.2);
+    assert_eq!(gate.theta.value, fresh("a.finegates_rows", 1).theta.value);
+    assert_ne!(gate.theta.value, fresh("a.finegates_columns", 1).theta.value);
+    assert_ne!(gate.theta.value, fresh("a.finegates_rows", 2).theta.value);
+}
+
+#[test]
+fn noise_has_its_deviation_and_is_a_function_of_key_and_name() {
+    let noise = |name: &str, key: u64| {
+        let mut gate = fresh(name, 1);
+        gate.draw(&GateNoise::Key(key));
+        for ((&value, &theta), &noise) in gate.values().iter().zip(&gate.theta.value).zip(gate.noise().expect("noise"))
+        {
+            let expected = (theta.tanh() + noise + 0.5).clamp(0.0, 1.0);
+            assert!((value - expected).abs() < 1e-6, "{value} {expected}");
+        }
+        gate.noise().expect("noise").to_vec()
+    };
+    let first = noise("a.finegates_rows", 3);
+    assert_moments("noise", &first, 0.0, 0.05);
+    assert_eq!(first, noise("a.finegates_rows", 3), "the same key draws the same");
+    for (what, other) in [("vector", noise("a.finegates_columns", 3)), ("key", noise("a.finegates_rows", 4))] {
+        // Five standard errors.
+        let together = correlation(&first, &other).abs();
+        assert!(together < 5.0 / (LENGTH as f64).sqrt(), "another {what}: {together}");
+    }
+    let mut gate = fresh("a.finegates_rows", 1);
+    gate.draw(&GateNoise::Key(3));
+    gate.draw(&GateNoise::None);
+    assert!(gate.noise().is_none());
+    assert_eq!(gate.values(), gate.evaluation_values());
+}
+
+#[test]
+fn every_vector_of_a_model_is_drawn_for_itself() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny/bert");
+    let purpose = Purpose::Training { method: Method::Gates, gates: GateSettings::default() };
+    let options = LoadOptions { purpose, ..LoadOptions::default() };
+    let (mut model, _) = Model::load(&Checkpoint::open(&folder).expect("checkpoint"), &options).expect("model");
+    let mut draw = |key: u64| {
+        model.draw_gates(&GateNoise::Key(key));
+        let gates = model.projections().flat_map(|projection| {
+            let gates = projection.gates().expect("gates");
+            [&gates.rows, &gates.columns].map(|gate| gate.noise().expect("noise").to_vec())
+        });
+        gates.collect::<Vec<_>>()
+    };
+    let (first, again, next) = (draw(1), draw(1), draw(2));
+    assert_eq!((first.len(), &first), (24, &again));
+    let mut starts: Vec<u32> = first.iter().chain(&next).map(|noise| noise[0].to_bits()).collect();
+    starts.sort_unstable();
+    starts.dedup();
+    assert_eq!(starts.len(), 48, "no two vectors and no two draws begin alike");
+}
