@@ -44,7 +44,8 @@ const USUAL_LABELS: [&str; 9] =
     ["label", "labels", "gold_label", "class", "category", "target", "is_duplicate", "quality", "score"];
 
 impl ColumnChoice {
-    /// Finds the columns in a file.
+    /// Finds the columns in a file. One that is named must be there, unless the file may have more columns than are known
+    /// yet: then each row must have it.
     ///
     /// # Errors
     /// [`Error::NoSuchColumn`] for a name that is not there, [`Error::UnclearColumn`] where no name tells the role.
@@ -88,13 +89,29 @@ impl ColumnChoice {
     }
 }
 
+impl Columns {
+    /// What a second text would usually be called beside this text, where none was found: rows that have one are not to be
+    /// read as single texts. Nothing where the text was named without a second.
+    pub(crate) fn absent_pairs(&self, choice: &ColumnChoice, task: Option<GlueTask>) -> Vec<&'static str> {
+        if self.pair.is_some() || choice.text.is_some() {
+            return Vec::new();
+        }
+        let usual: Vec<(&str, &str)> = match task {
+            Some(task) => task.text_columns().iter().filter_map(|&(text, pair)| Some((text, pair?))).collect(),
+            None => USUAL_PAIRS.to_vec(),
+        };
+        let beside = usual.into_iter().filter(|(text, _)| text.eq_ignore_ascii_case(&self.text)).map(|(_, pair)| pair);
+        beside.filter(|pair| self.label.as_ref().is_none_or(|label| !label.eq_ignore_ascii_case(pair))).collect()
+    }
+}
+
 /// How the file spells a usual name.
 fn spelled(records: &Records, name: &str) -> Option<String> {
     records.columns().iter().find(|column| column.eq_ignore_ascii_case(name)).cloned()
 }
 
 fn named(records: &Records, wanted: &str) -> Result<String, Error> {
-    if records.columns().iter().any(|column| column == wanted) {
+    if records.may_have_more_columns() || records.columns().iter().any(|column| column == wanted) {
         return Ok(wanted.to_owned());
     }
     let (path, found) = (records.path().to_owned(), records.columns().to_vec());

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use crate::columns::ColumnChoice;
 use crate::error::Error;
-use crate::files::SplitFiles;
+use crate::files::{Folder, SplitFiles, ValidationSet};
 use crate::glue::GlueTask;
-use crate::label::Labels;
+use crate::label::{Labels, places};
 use crate::split::{RawSplit, ReadOptions};
 
 /// A text or a pair of texts with its label.
@@ -44,6 +44,17 @@ pub struct Split {
     pub skipped: Vec<crate::error::BrokenRow>,
 }
 
+impl Split {
+    /// Gives every class the number that `places` has for it.
+    pub(crate) fn renumber(&mut self, places: &[usize]) {
+        for example in &mut self.examples {
+            if let Label::Class(class) = &mut example.label {
+                *class = u32::try_from(places[*class as usize]).unwrap_or(*class);
+            }
+        }
+    }
+}
+
 /// Where the data are and how to read them.
 #[derive(Clone, Debug, Default)]
 pub struct DatasetOptions {
@@ -55,7 +66,7 @@ pub struct DatasetOptions {
     pub train: Option<PathBuf>,
     /// The validation files, each a set of its own; win over the folder's.
     pub validation: Vec<PathBuf>,
-    /// Which share of the training rows to validate on, where there is no validation file.
+    /// Which share of the training rows to validate on, where there is no validation file; refused where there is one.
     pub validation_fraction: Option<f64>,
     /// What the random choices follow from.
     pub seed: u64,
@@ -117,23 +128,17 @@ impl Dataset {
     /// Returns whether anything changed.
     pub fn match_order(&mut self, names: &[String]) -> bool {
         let Labels::Classes { names: own, .. } = &mut self.labels else { return false };
-        let place = |name: &String| names.iter().position(|other| other.to_lowercase() == name.to_lowercase());
-        let places: Option<Vec<usize>> = own.iter().map(place).collect();
-        let Some(places) = places.filter(|places| places.len() == names.len()) else { return false };
-        let mut reordered = own.clone();
-        let mut filled = vec![false; own.len()];
-        for (name, &place) in own.iter().zip(&places) {
-            reordered[place].clone_from(name);
-            filled[place] = true;
-        }
-        if places.iter().enumerate().all(|(class, &place)| class == place) || filled.contains(&false) {
+        let Some(places) = places(own, names) else { return false };
+        if places.iter().enumerate().all(|(class, &place)| class == place) {
             return false;
         }
+        let mut reordered = own.clone();
+        for (name, &place) in own.iter().zip(&places) {
+            reordered[place].clone_from(name);
+        }
         *own = reordered;
-        for example in self.validation.iter_mut().chain([&mut self.train]).flat_map(|split| &mut split.examples) {
-            if let Label::Class(class) = &mut example.label {
-                *class = u32::try_from(places[*class as usize]).unwrap_or(*class);
-            }
+        for split in self.validation.iter_mut().chain([&mut self.train]) {
+            split.renumber(&places);
         }
         true
     }
@@ -183,40 +188,43 @@ impl Fingerprint {
 }
 
 fn find_files(options: &DatasetOptions) -> Result<SplitFiles, Error> {
-    let mut files = match (&options.folder, &options.train) {
-        (Some(folder), None) => SplitFiles::find(folder, options.task)?,
-        (Some(folder), Some(_)) if options.validation.is_empty() => {
-            let found = SplitFiles::find(folder, options.task);
-            found.or_else(
-                |error| if matches!(error, Error::NoFile { .. }) { Ok(SplitFiles::default()) } else { Err(error) },
-            )?
-        }
-        (_, Some(_)) => SplitFiles::default(),
+    // A folder that is not needed may be gone.
+    let needed = options.train.is_none() || options.validation.is_empty();
+    let folder = options.folder.as_deref().filter(|_| needed);
+    let folder = folder.map(|folder| Folder::look(folder, options.task)).transpose()?;
+    let train = match (&options.train, &folder) {
+        (Some(file), _) => vec![file.clone()],
+        (None, Some(folder)) => folder.training()?,
         (None, None) => return Err(Error::Missing("no data; name a folder with --data or a file with --train")),
     };
-    if let Some(train) = &options.train {
-        files.train = vec![train.clone()];
+    let validation = match (&options.validation[..], &folder) {
+        ([], Some(folder)) => folder.validation("--validation")?,
+        ([], None) => Vec::new(),
+        (files, _) => named_sets(files),
+    };
+    if let (Some(_), Some(path)) = (options.validation_fraction, validation.iter().flat_map(|(_, files)| files).next())
+    {
+        return Err(Error::FractionBesideFile { path: path.clone() });
     }
-    match &options.validation[..] {
-        [] => {}
-        [file] => files.validation = vec![("validation".to_owned(), vec![file.clone()])],
-        several => {
-            files.validation.clear();
-            for file in several {
-                let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-                let short = stem.strip_prefix("dev_").or_else(|| stem.strip_prefix("validation_")).unwrap_or(&stem);
-                let mut name = short.to_owned();
-                while files.validation.iter().any(|(taken, _)| *taken == name) {
-                    name.push('\'');
-                }
-                files.validation.push((name, vec![file.clone()]));
-            }
+    Ok(SplitFiles { train, validation })
+}
+
+/// Validation files that were named, each a set under the part of its name that tells it from the others.
+fn named_sets(files: &[PathBuf]) -> Vec<ValidationSet> {
+    if let [file] = files {
+        return vec![("validation".to_owned(), vec![file.clone()])];
+    }
+    let mut sets: Vec<ValidationSet> = Vec::new();
+    for file in files {
+        let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let short = stem.strip_prefix("dev_").or_else(|| stem.strip_prefix("validation_")).unwrap_or(&stem);
+        let mut name = short.to_owned();
+        while sets.iter().any(|(taken, _)| *taken == name) {
+            name.push('\'');
         }
+        sets.push((name, vec![file.clone()]));
     }
-    if options.validation_fraction.is_some() && options.validation.is_empty() {
-        files.validation.clear();
-    }
-    Ok(files)
+    sets
 }
 
 fn labels_of(train: &RawSplit, options: &DatasetOptions) -> Result<Labels, Error> {

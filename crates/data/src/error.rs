@@ -5,6 +5,9 @@ use std::path::PathBuf;
 /// The longest line, quoted record or JSON object that is read, in bytes.
 pub const LONGEST_RECORD: usize = 16 << 20;
 
+/// The most columns of a CSV or TSV file.
+pub const MOST_COLUMNS: usize = 1 << 16;
+
 /// How many broken rows are remembered with their reason; the others are only counted.
 pub const SHOWN_BROKEN_ROWS: usize = 8;
 
@@ -128,12 +131,14 @@ pub enum Error {
         found: Vec<String>,
     },
     /// Several files of a folder could be the split.
-    #[error("{}: several files for {split}: {}; name one with --{split}", path.display(), list(found))]
+    #[error("{}: several files for {split}: {}; name one with {flag}", path.display(), list(found))]
     SeveralFiles {
         /// The folder.
         path: PathBuf,
         /// `train` or `validation`.
         split: &'static str,
+        /// The flag that names one.
+        flag: &'static str,
         /// The names found.
         found: Vec<String>,
     },
@@ -159,6 +164,42 @@ pub enum Error {
         expected: Vec<String>,
         /// The names of this one.
         found: Vec<String>,
+    },
+    /// A share of the training rows is to be validated on, but there is a validation file.
+    #[error(
+        "{}: a validation file, but --validation-fraction was given too; leave one of them out (to keep the file \
+         out, name the training file with --train in place of the folder)", path.display()
+    )]
+    FractionBesideFile {
+        /// The first validation file.
+        path: PathBuf,
+    },
+    /// The labels of the data are not those of the model that is to be judged on them.
+    #[error(
+        "{}: the labels of {whose} are not the model's: expected {}, found {}{}", path.display(), list(model),
+        list(found), if *task { "; without --task, labels are looked up among the model's own" } else { "" }
+    )]
+    OtherLabels {
+        /// The first file.
+        path: PathBuf,
+        /// Whose labels they are, in words.
+        whose: String,
+        /// Whether it is the task that names them.
+        task: bool,
+        /// Their names.
+        found: Vec<String>,
+        /// The model's names.
+        model: Vec<String>,
+    },
+    /// The task predicts numbers and the model classes, or the other way round.
+    #[error("the task {task} predicts {expected}, but the model {found}")]
+    OtherKind {
+        /// The task.
+        task: crate::glue::GlueTask,
+        /// What the task predicts, in words.
+        expected: &'static str,
+        /// What the model predicts, in words.
+        found: String,
     },
 }
 
@@ -206,6 +247,20 @@ pub enum RowProblem {
         /// The column, or its number from 1.
         column: String,
     },
+    /// A second text in a file whose first rows have none.
+    #[error(
+        "column {column:?}: not in the first rows, so it was not read as the second text; name it with --text-pair"
+    )]
+    LateColumn {
+        /// The column.
+        column: String,
+    },
+    /// A header with more columns than are read.
+    #[error("expected at most {MOST_COLUMNS} columns, found {found}")]
+    TooManyColumns {
+        /// How many it has.
+        found: usize,
+    },
     /// A line that is not UTF-8.
     #[error("the line is not UTF-8")]
     LineNotUtf8,
@@ -242,7 +297,7 @@ pub enum RowProblem {
 }
 
 /// Names in quotes, the first few of them.
-fn list(names: &[String]) -> String {
+pub(crate) fn list(names: &[String]) -> String {
     const SHOWN: usize = 24;
     if names.is_empty() {
         return "none".to_owned();

@@ -12,7 +12,7 @@ pub struct SplitFiles {
     /// The training files: one, or the numbered parts of one.
     pub train: Vec<PathBuf>,
     /// The validation sets with their names.
-    pub validation: Vec<(String, Vec<PathBuf>)>,
+    pub validation: Vec<ValidationSet>,
 }
 
 /// What a file name says: the split it belongs to, the set's name, and whether it says so plainly.
@@ -30,30 +30,58 @@ enum Set {
     Mismatched,
 }
 
-impl SplitFiles {
-    /// Looks into `folder`, or into the task's own folder in it.
-    ///
-    /// # Errors
-    /// [`Error::NoFile`] without training files, [`Error::SeveralFiles`] where the names do not decide.
-    pub fn find(folder: &Path, task: Option<GlueTask>) -> Result<SplitFiles, Error> {
-        let mut folder = folder.to_owned();
-        let mut names = files_in(&folder)?;
+/// A validation set: its name and its files.
+pub type ValidationSet = (String, Vec<PathBuf>);
+
+/// A folder with the names of the files in it, or the task's own folder in that.
+pub struct Folder {
+    path: PathBuf,
+    names: Vec<String>,
+}
+
+/// Finds the validation sets of a folder, or of the task's own folder in it; it needs no training file.
+///
+/// # Errors
+/// [`Error::NoFile`] without validation files, [`Error::SeveralFiles`] where the names do not decide, [`Error::Io`].
+pub fn validation_files(folder: &Path, task: Option<GlueTask>) -> Result<Vec<ValidationSet>, Error> {
+    let folder = Folder::look(folder, task)?;
+    let sets = folder.validation("--data")?;
+    if sets.is_empty() {
+        let expected = "dev or validation .tsv, .csv, .jsonl or .parquet";
+        return Err(Error::NoFile { path: folder.path, split: "validation", expected, found: folder.names });
+    }
+    Ok(sets)
+}
+
+impl Folder {
+    /// Reads the names in `folder`, or in the task's own folder in it.
+    pub fn look(folder: &Path, task: Option<GlueTask>) -> Result<Folder, Error> {
+        let names = files_in(folder)?;
         if !names.iter().any(|name| role(name).is_some())
             && let Some(inner) = task.map(|task| folder.join(task.folder())).filter(|inner| inner.is_dir())
         {
-            names = files_in(&inner)?;
-            folder = inner;
+            return Ok(Folder { names: files_in(&inner)?, path: inner });
         }
-        let of = |set: Set| choose(&folder, &names, set);
-        let train = of(Set::Train)?;
+        Ok(Folder { path: folder.to_owned(), names })
+    }
+
+    /// The training files.
+    pub fn training(&self) -> Result<Vec<PathBuf>, Error> {
+        let train = choose(&self.path, &self.names, Set::Train, "--train")?;
         if train.is_empty() {
             let expected = "train.tsv, train.csv, train.jsonl or train.parquet";
-            return Err(Error::NoFile { path: folder, split: "training", expected, found: names });
+            let (path, found) = (self.path.clone(), self.names.clone());
+            return Err(Error::NoFile { path, split: "training", expected, found });
         }
+        Ok(train)
+    }
+
+    /// The validation sets, maybe none; `flag` is what names one where the folder does not decide.
+    pub fn validation(&self, flag: &'static str) -> Result<Vec<ValidationSet>, Error> {
         let mut validation = Vec::new();
         for (set, name) in [(Set::Matched, "matched"), (Set::Mismatched, "mismatched"), (Set::Validation, "validation")]
         {
-            let files = of(set)?;
+            let files = choose(&self.path, &self.names, set, flag)?;
             // A plain `dev.tsv` beside `dev_matched.tsv` is one more copy of it.
             if !files.is_empty() && (set != Set::Validation || validation.is_empty()) {
                 validation.push((name.to_owned(), files));
@@ -62,7 +90,7 @@ impl SplitFiles {
         if let [(name, _)] = &mut validation[..] {
             "validation".clone_into(name);
         }
-        Ok(SplitFiles { train, validation })
+        Ok(validation)
     }
 }
 
@@ -82,7 +110,7 @@ fn files_in(folder: &Path) -> Result<Vec<String>, Error> {
 }
 
 /// The files of one set: those that say so plainly if there are any, and all parts of one file, but not two files.
-fn choose(folder: &Path, names: &[String], set: Set) -> Result<Vec<PathBuf>, Error> {
+fn choose(folder: &Path, names: &[String], set: Set, flag: &'static str) -> Result<Vec<PathBuf>, Error> {
     let mut candidates: Vec<(&String, bool)> = names
         .iter()
         .filter_map(|name| role(name).filter(|role| role.set == set).map(|role| (name, role.plain)))
@@ -94,7 +122,7 @@ fn choose(folder: &Path, names: &[String], set: Set) -> Result<Vec<PathBuf>, Err
     if whole.len() > 1 {
         let found = candidates.iter().map(|(name, _)| (*name).clone()).collect();
         let split = if set == Set::Train { "train" } else { "validation" };
-        return Err(Error::SeveralFiles { path: folder.to_owned(), split, found });
+        return Err(Error::SeveralFiles { path: folder.to_owned(), split, flag, found });
     }
     Ok(candidates.iter().map(|(name, _)| folder.join(name)).collect())
 }
@@ -148,10 +176,11 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "").unwrap();
         }
-        let found = SplitFiles::find(folder.path(), task)?;
+        let found = Folder::look(folder.path(), task)?;
         let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
-        let validation = found.validation.iter().map(|(name, files)| (name.clone(), files.len())).collect();
-        Ok((found.train.iter().map(name).collect(), validation))
+        let validation = found.validation("--validation")?;
+        let validation = validation.iter().map(|(name, files)| (name.clone(), files.len())).collect();
+        Ok((found.training()?.iter().map(name).collect(), validation))
     }
 
     fn validation(sets: &[(&str, usize)]) -> Vec<(String, usize)> {
@@ -187,5 +216,19 @@ mod tests {
         );
         let error = find(&["data.csv"], None).unwrap_err();
         assert!(error.to_string().contains("no file for training"), "{error}");
+    }
+
+    #[test]
+    fn validation_files_are_found_without_training_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let none = validation_files(folder.path(), None).unwrap_err();
+        assert!(none.to_string().contains("no file for validation"), "{none}");
+        std::fs::create_dir(folder.path().join("RTE")).unwrap();
+        std::fs::write(folder.path().join("RTE/dev.tsv"), "").unwrap();
+        let found = validation_files(folder.path(), Some(GlueTask::Rte)).unwrap();
+        assert_eq!(found, [("validation".to_owned(), vec![folder.path().join("RTE/dev.tsv")])]);
+        std::fs::write(folder.path().join("RTE/dev.csv"), "").unwrap();
+        let several = validation_files(folder.path(), Some(GlueTask::Rte)).unwrap_err();
+        assert!(several.to_string().ends_with("name one with --data"), "{several}");
     }
 }

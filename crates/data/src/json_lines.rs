@@ -29,6 +29,11 @@ impl JsonLinesReader {
         JsonLinesReader { lines: LineReader::new(source), raw: Vec::new() }
     }
 
+    /// How long the line last read is, in bytes.
+    pub fn line_length(&self) -> usize {
+        self.raw.len()
+    }
+
     /// Reads the next object; blank lines are passed over.
     pub fn read(&mut self) -> std::io::Result<Object> {
         loop {

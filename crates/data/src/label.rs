@@ -39,6 +39,13 @@ impl Labels {
         self.names().map_or(1, <[String]>::len)
     }
 
+    /// Whether this label means a class only as its number.
+    pub(crate) fn by_number(&self, label: &RawLabel) -> bool {
+        let Labels::Classes { names, by_number } = self else { return false };
+        let Number::Integer(integer) = label.number else { return false };
+        *by_number && usize::try_from(integer).is_ok_and(|index| index < names.len())
+    }
+
     pub(crate) fn class_of(&self, label: &RawLabel) -> Option<u32> {
         let Labels::Classes { names, by_number } = self else { return None };
         let position = |wanted: &str| names.iter().position(|name| name == wanted);
@@ -47,10 +54,42 @@ impl Labels {
                 let index = usize::try_from(integer).ok()?;
                 (*by_number && index < names.len()).then_some(index)
             }),
-            _ => None,
+            _ => without_case(names, &label.text),
         });
         class.and_then(|class| u32::try_from(class).ok())
     }
+}
+
+/// The one name that is this text apart from case.
+fn without_case(names: &[String], text: &str) -> Option<usize> {
+    let text = text.to_lowercase();
+    let mut found = (0..names.len()).filter(|&index| names[index].to_lowercase() == text);
+    found.next().filter(|_| found.next().is_none())
+}
+
+/// Where each of `names` stands in `order`, if those are the same names apart from case.
+pub(crate) fn places(names: &[String], order: &[String]) -> Option<Vec<usize>> {
+    if names.len() != order.len() {
+        return None;
+    }
+    let place = |name: &String| order.iter().position(|other| other == name).or_else(|| without_case(order, name));
+    let places: Vec<usize> = names.iter().map(place).collect::<Option<_>>()?;
+    let mut filled = vec![false; order.len()];
+    places.iter().for_each(|&place| filled[place] = true);
+    (!filled.contains(&false)).then_some(places)
+}
+
+/// Where each of the data's classes stands in a model's order: by name, or by number if the model knows no names.
+pub(crate) fn places_in_model(names: &[String], model: &[String]) -> Option<Vec<usize>> {
+    let numbered = || numbered_places(model).filter(|places| places.len() == names.len());
+    places(names, model).or_else(numbered)
+}
+
+/// Where each class stands in the order of a model that knows its classes only by numbers: `1`, or `LABEL_1` as
+/// transformers writes.
+pub(crate) fn numbered_places(order: &[String]) -> Option<Vec<usize>> {
+    let called = |name: fn(usize) -> String| places(&(0..order.len()).map(name).collect::<Vec<_>>(), order);
+    called(|class| class.to_string()).or_else(|| called(|class| format!("LABEL_{class}")))
 }
 
 /// A label as a file has it.
@@ -140,9 +179,9 @@ impl LabelTable {
         Some(number)
     }
 
-    /// The label with this number.
-    pub fn label(&self, number: u32) -> &RawLabel {
-        &self.labels[number as usize].0
+    /// The labels in the order of their numbers.
+    pub fn labels(&self) -> impl Iterator<Item = &RawLabel> {
+        self.labels.iter().map(|(label, ..)| label)
     }
 
     /// The classes these labels are: integers ascending if all are integers, otherwise texts sorted.
@@ -217,6 +256,27 @@ mod tests {
         let class = |text| labels.class_of(&RawLabel::from_text(text).unwrap());
         assert_eq!(class("7.0"), Some(1));
         assert_eq!(class("0"), None);
+    }
+
+    #[test]
+    fn case_tells_classes_apart_only_where_it_must() {
+        let class = |names: [&str; 2], text| Labels::named(names).class_of(&RawLabel::from_text(text).unwrap());
+        assert_eq!(class(["no", "Yes"], "YES"), Some(1));
+        assert_eq!(class(["us", "US"], "US"), Some(1));
+        assert_eq!(class(["us", "US"], "Us"), None);
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        assert_eq!(places(&names(&["us", "US"]), &names(&["US", "us"])), Some(vec![1, 0]));
+        assert_eq!(places(&names(&["a", "A"]), &names(&["b", "a"])), None);
+        assert_eq!(places(&names(&["a"]), &names(&["a", "b"])), None);
+    }
+
+    #[test]
+    fn a_model_may_know_its_classes_by_number() {
+        let places = |names: &[&str]| numbered_places(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+        assert_eq!(places(&["1", "0"]), Some(vec![1, 0]));
+        assert_eq!(places(&["LABEL_0", "LABEL_1", "LABEL_2"]), Some(vec![0, 1, 2]));
+        assert_eq!(places(&["0", "2"]), None);
+        assert_eq!(places(&["no", "yes"]), None);
     }
 
     #[test]

@@ -6,11 +6,12 @@
 pub use columns::{ColumnChoice, Columns};
 pub use dataset::{Dataset, DatasetOptions, Example, Label, Split};
 pub use error::{BrokenRow, Error, RowProblem};
+pub use files::{ValidationSet, validation_files};
 pub use format::Format;
 pub use glue::GlueTask;
 pub use label::Labels;
 pub use records::{Record, Records, Value};
-pub use split::{ReadOptions, read_split};
+pub use split::{ModelSplit, ReadOptions, read_for_model, read_split};
 pub use stream::{TextRow, TextRows};
 
 mod columns;

@@ -1,8 +1,10 @@
 //! Rows of Parquet files, read a row group at a time, only the columns asked for. Label names that the Hugging Face hub
 //! keeps in a file's metadata are found here too.
 
+use std::cell::Cell;
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::sync::Once;
 
 use parquet::basic::Compression;
 use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
@@ -141,7 +143,47 @@ fn readable(compression: Compression) -> Result<(), String> {
     }
 }
 
-/// The Parquet reader is known to panic on some malformed files; that is the file's fault and is reported as such.
+thread_local! {
+    /// Whether a panic on this thread is caught and reported as an error, so that nothing is to be said about it.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The Parquet reader is known to panic on some malformed files; that is the file's fault and is reported as such, without the
+/// panic's own message.
 fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("malformed Parquet file".to_owned()))
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let previous = take_hook();
+        set_hook(Box::new(move |panic| {
+            if !QUIET.try_with(Cell::get).unwrap_or(false) {
+                previous(panic);
+            }
+        }));
+    });
+    let before = QUIET.replace(true);
+    let caught = catch_unwind(AssertUnwindSafe(read));
+    QUIET.set(before);
+    caught.unwrap_or_else(|_| Err("malformed Parquet file".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_caught_panic_says_nothing_and_any_other_still_does() {
+        let said = Arc::new(AtomicUsize::new(0));
+        let (counter, here) = (Arc::clone(&said), std::thread::current().id());
+        set_hook(Box::new(move |_| {
+            counter.fetch_add(usize::from(std::thread::current().id() == here), Ordering::Relaxed);
+        }));
+        let caught: Result<(), _> = guarded(|| panic!("out of bounds"));
+        assert_eq!((caught, said.load(Ordering::Relaxed)), (Err("malformed Parquet file".to_owned()), 0));
+        assert!(catch_unwind(|| panic!("a defect of ours")).is_err());
+        assert_eq!(said.load(Ordering::Relaxed), 1);
+        let _ = take_hook();
+    }
 }

@@ -1,13 +1,13 @@
 //! One reader for all formats: the columns of a file, and then its records with the values of the columns selected.
 //! A broken record does not end the reading; only a file that cannot be read does.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use crate::delimited::{DelimitedReader, Row};
-use crate::error::{BrokenRow, Error, RowProblem};
+use crate::error::{BrokenRow, Error, MOST_COLUMNS, RowProblem};
 use crate::format::Format;
 use crate::json_lines::{JsonLinesReader, Object, kind};
 use crate::lines::{Line, LineReader, without_ending};
@@ -15,6 +15,11 @@ use crate::parquet_rows::ParquetReader;
 
 /// How many lines a JSON-lines file may have before its first object.
 const LINES_BEFORE_FIRST_OBJECT: usize = 1000;
+
+/// How many objects of a JSON-lines file tell its columns, and how many bytes of them at most. A stream has only its first
+/// object for that: the next one may be long in coming.
+const OBJECTS_AHEAD: usize = 100;
+const BYTES_AHEAD: usize = 4 << 20;
 
 /// What one column of one record holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +54,10 @@ pub struct Records {
     columns: Vec<String>,
     selected: Vec<String>,
     indices: Vec<usize>,
+    /// Whether records not yet read may have columns that are not among `columns`.
+    open: bool,
+    /// Columns that must not turn up later.
+    unexpected: Vec<&'static str>,
 }
 
 enum Source {
@@ -71,7 +80,10 @@ impl Records {
                     ParquetReader::open(file).map_err(|problem| Error::Parquet { path: path.to_owned(), problem })?;
                 Ok(Records::from_parquet(path, reader))
             }
-            _ => Records::from_reader(Box::new(BufReader::with_capacity(1 << 16, file)), path, format),
+            _ => {
+                let ahead = if file.metadata().is_ok_and(|metadata| metadata.is_file()) { OBJECTS_AHEAD } else { 1 };
+                Records::looking_ahead(Box::new(BufReader::with_capacity(1 << 16, file)), path, format, ahead)
+            }
         }
     }
 
@@ -81,17 +93,28 @@ impl Records {
     /// [`Error::Empty`] or [`Error::BrokenHeader`] if it has no usable header, [`Error::Parquet`] for a Parquet stream, whose
     /// end has to be read first.
     pub fn from_reader(source: Box<dyn BufRead + Send>, path: &Path, format: Format) -> Result<Records, Error> {
+        Records::looking_ahead(source, path, format, 1)
+    }
+
+    fn looking_ahead(
+        source: Box<dyn BufRead + Send>,
+        path: &Path,
+        format: Format,
+        objects: usize,
+    ) -> Result<Records, Error> {
         let columns;
+        let mut open = false;
         let source = match format {
             Format::Csv | Format::Tsv => {
                 let mut reader = DelimitedReader::new(source, format == Format::Csv);
                 columns = header(&mut reader, path)?;
+                reader.keep(columns.len());
                 Source::Delimited { reader, pending: false }
             }
             Format::JsonLines => {
                 let mut reader = JsonLinesReader::new(source);
                 let pending;
-                (columns, pending) = first_object(&mut reader, path)?;
+                (columns, pending, open) = first_objects(&mut reader, path, objects)?;
                 Source::JsonLines { reader, pending }
             }
             Format::Lines => {
@@ -103,7 +126,12 @@ impl Records {
                 return Err(Error::Parquet { path: path.to_owned(), problem });
             }
         };
-        Ok(Records { path: path.to_owned(), source, columns, selected: Vec::new(), indices: Vec::new() })
+        Ok(Records::new(path, source, columns, open))
+    }
+
+    fn new(path: &Path, source: Source, columns: Vec<String>, open: bool) -> Records {
+        let (selected, indices, unexpected) = (Vec::new(), Vec::new(), Vec::new());
+        Records { path: path.to_owned(), source, columns, selected, indices, open, unexpected }
     }
 
     /// Reads a Parquet file held in memory.
@@ -118,13 +146,22 @@ impl Records {
 
     fn from_parquet(path: &Path, reader: ParquetReader) -> Records {
         let columns = reader.columns().to_vec();
-        let source = Source::Parquet(Some(reader));
-        Records { path: path.to_owned(), source, columns, selected: Vec::new(), indices: Vec::new() }
+        Records::new(path, Source::Parquet(Some(reader)), columns, false)
     }
 
-    /// The file's columns; in JSON lines the keys of the first object.
+    /// The file's columns; in JSON lines the keys of the first objects, of a stream those of the very first.
     pub fn columns(&self) -> &[String] {
         &self.columns
+    }
+
+    /// Whether there may be more columns than [`Records::columns`] has: JSON lines were not read to their end for them.
+    pub fn may_have_more_columns(&self) -> bool {
+        self.open
+    }
+
+    /// A record with a value in one of these columns, in whatever case, is broken from now on: the caller would pass over it.
+    pub(crate) fn expect_none_of(&mut self, columns: Vec<&'static str>) {
+        self.unexpected = columns;
     }
 
     /// The file's path.
@@ -150,7 +187,7 @@ impl Records {
         }
     }
 
-    /// Chooses the columns whose values the records have, in this order.
+    /// Chooses the columns whose values the records have, in this order. A column that may yet turn up is not missed.
     ///
     /// # Errors
     /// [`Error::NoSuchColumn`] and [`Error::DoubledColumn`].
@@ -164,6 +201,7 @@ impl Records {
                 (Some(_), Some(_)) => {
                     return Err(Error::DoubledColumn { path: self.path.clone(), name: column.to_owned() });
                 }
+                (None, _) if self.open => {}
                 (None, _) => {
                     let (path, wanted) = (self.path.clone(), column.to_owned());
                     return Err(Error::NoSuchColumn { path, wanted, found: self.columns.clone() });
@@ -206,9 +244,12 @@ impl Records {
                 match object {
                     Object::End => return Ok(None),
                     Object::Broken(line, problem) => Err((line, problem)),
-                    Object::Read(line, mut object) => {
-                        Ok((line, self.selected.iter().map(|column| json_value(object.get_mut(column))).collect()))
-                    }
+                    Object::Read(line, mut object) => match late(&object, &self.unexpected) {
+                        Some(column) => Err((line, RowProblem::LateColumn { column })),
+                        None => {
+                            Ok((line, self.selected.iter().map(|column| json_value(object.get_mut(column))).collect()))
+                        }
+                    },
                 }
             }
             Source::Parquet(reader) => match reader.as_mut().and_then(|reader| reader.read(&self.selected)) {
@@ -262,6 +303,7 @@ fn header(reader: &mut DelimitedReader, path: &Path) -> Result<Vec<String>, Erro
     match reader.read().map_err(|source| Error::Io { path: path.to_owned(), source })? {
         Row::End => Err(Error::Empty { path: path.to_owned(), expected: "a header row and rows below it" }),
         Row::Broken(_, problem) => Err(broken(problem)),
+        Row::Read(_) if reader.len() > MOST_COLUMNS => Err(broken(RowProblem::TooManyColumns { found: reader.len() })),
         Row::Read(_) => (0..reader.len())
             .map(|index| match std::str::from_utf8(reader.field(index)) {
                 Ok(name) => Ok(name.trim().to_owned()),
@@ -271,21 +313,41 @@ fn header(reader: &mut DelimitedReader, path: &Path) -> Result<Vec<String>, Erro
     }
 }
 
-/// The keys of the first object, and everything read up to it.
-fn first_object(reader: &mut JsonLinesReader, path: &Path) -> Result<(Vec<String>, VecDeque<Object>), Error> {
+/// The key of an object that is one of `unexpected` and has a value.
+fn late(object: &serde_json::Map<String, serde_json::Value>, unexpected: &[&str]) -> Option<String> {
+    let is_late = |key: &str| unexpected.iter().any(|name| name.eq_ignore_ascii_case(key));
+    if unexpected.is_empty() {
+        return None;
+    }
+    object.iter().find(|(key, value)| !value.is_null() && is_late(key)).map(|(key, _)| key.clone())
+}
+
+/// The keys of the first `wanted` objects in the order in which they turn up, everything read up to there, and whether there
+/// is more.
+fn first_objects(
+    reader: &mut JsonLinesReader,
+    path: &Path,
+    wanted: usize,
+) -> Result<(Vec<String>, VecDeque<Object>, bool), Error> {
     let mut pending = VecDeque::new();
-    loop {
+    let (mut columns, mut known) = (Vec::new(), HashSet::new());
+    let (mut objects, mut bytes) = (0, 0);
+    let enough = |objects, bytes, lines| {
+        objects == wanted || (objects > 0 && (bytes >= BYTES_AHEAD || lines >= LINES_BEFORE_FIRST_OBJECT))
+    };
+    while !enough(objects, bytes, pending.len()) {
         let object = reader.read().map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        bytes += reader.line_length();
         match object {
             Object::Read(_, ref fields) => {
-                let columns = fields.keys().cloned().collect();
-                pending.push_back(object);
-                return Ok((columns, pending));
+                columns.extend(fields.keys().filter(|key| known.insert((*key).clone())).cloned());
+                objects += 1;
             }
-            Object::Broken(_, problem) if pending.len() + 1 >= LINES_BEFORE_FIRST_OBJECT => {
+            Object::Broken(_, problem) if objects == 0 && pending.len() + 1 >= LINES_BEFORE_FIRST_OBJECT => {
                 return Err(Error::BrokenHeader { path: path.to_owned(), problem });
             }
-            Object::Broken(..) => pending.push_back(object),
+            Object::Broken(..) => {}
+            Object::End if objects > 0 => return Ok((columns, pending, false)),
             Object::End => match pending.pop_front() {
                 Some(Object::Broken(line, problem)) => {
                     let row = BrokenRow { path: path.to_owned(), line, problem };
@@ -294,5 +356,7 @@ fn first_object(reader: &mut JsonLinesReader, path: &Path) -> Result<(Vec<String
                 _ => return Err(Error::Empty { path: path.to_owned(), expected: "a JSON object a line" }),
             },
         }
+        pending.push_back(object);
     }
+    Ok((columns, pending, true))
 }

@@ -65,10 +65,13 @@ impl TextRows {
     ///
     /// # Errors
     /// As [`TextRows::from_reader`].
-    pub fn from_records(mut records: Records, columns: &ColumnChoice) -> Result<TextRows, Error> {
-        let columns = columns.resolve(&records, None, false)?;
+    pub fn from_records(mut records: Records, choice: &ColumnChoice) -> Result<TextRows, Error> {
+        let columns = choice.resolve(&records, None, false)?;
         let selected: Vec<&str> = std::iter::once(columns.text.as_str()).chain(columns.pair.as_deref()).collect();
         records.select(&selected)?;
+        if records.may_have_more_columns() {
+            records.expect_none_of(columns.absent_pairs(choice, None));
+        }
         Ok(TextRows { records, columns })
     }
 

@@ -247,6 +247,25 @@ fn a_fraction_is_kept_aside_the_same_each_time() {
 }
 
 #[test]
+fn a_fraction_and_a_validation_file_exclude_each_other() {
+    let rows: String = (0..20).map(|row| format!("row {row},{}\n", row % 2)).collect();
+    let content = format!("text,label\n{rows}");
+    let folder = folder(&[("train.csv", &content), ("dev.csv", &content)]);
+    let whole =
+        DatasetOptions { folder: Some(folder.path().to_owned()), validation_fraction: Some(0.2), ..Default::default() };
+    let error = Dataset::load(&whole).unwrap_err();
+    let expected = "dev.csv: a validation file, but --validation-fraction was given too; leave one of them out";
+    assert!(message(&error, &folder).starts_with(expected), "{error}");
+    let named = DatasetOptions { validation_fraction: Some(0.2), ..options(&folder, "train.csv", &["dev.csv"]) };
+    assert!(matches!(Dataset::load(&named).unwrap_err(), Error::FractionBesideFile { .. }));
+    let alone = DatasetOptions { validation_fraction: Some(0.2), ..options(&folder, "train.csv", &[]) };
+    assert_eq!(Dataset::load(&alone).unwrap().validation[0].examples.len(), 4);
+    // A folder that gives only the validation file is enough where the training file is named.
+    let apart = DatasetOptions { folder: Some(folder.path().to_owned()), ..options(&folder, "train.csv", &[]) };
+    assert_eq!(Dataset::load(&apart).unwrap().validation[0].examples.len(), 20);
+}
+
+#[test]
 fn classes_are_numbered_as_a_trained_head_has_them() {
     let folder = folder(&[("a.csv", "text,label\na,no\nb,yes\nc,maybe\n")]);
     let mut dataset = Dataset::load(&options(&folder, "a.csv", &["a.csv"])).unwrap();

@@ -1,4 +1,5 @@
-//! Every GLUE file at hand is read in full, with the row counts its README gives. Skipped where the files are missing.
+//! Every GLUE file at hand is read in full, with the row counts its README gives. Skipped where the files are missing, unless
+//! `FINEGATES_REQUIRE_SHARED=1` says that they must be there.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,6 +11,8 @@ use finegates_data::{Dataset, DatasetOptions, GlueTask, Label, Labels, ReadOptio
 fn glue() -> Option<PathBuf> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/glue");
     if !folder.is_dir() {
+        let required = std::env::var_os("FINEGATES_REQUIRE_SHARED").is_some_and(|value| value == "1");
+        assert!(!required, "FINEGATES_REQUIRE_SHARED is set and {} is missing", folder.display());
         eprintln!("skipped: {} is missing", folder.display());
         return None;
     }

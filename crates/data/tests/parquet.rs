@@ -5,7 +5,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use finegates_data::{ColumnChoice, Dataset, DatasetOptions, GlueTask, Label, Records, TextRows};
+use finegates_data::{
+    ColumnChoice, Dataset, DatasetOptions, GlueTask, Label, Labels, ReadOptions, Records, TextRows, read_for_model,
+};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
 use parquet::file::metadata::KeyValue;
@@ -71,6 +73,27 @@ fn every_pure_codec_is_read_and_the_hub_names_the_labels() {
         all.sort_by(|a, b| a.text.cmp(&b.text));
         assert_eq!((all[0].text.as_str(), all[0].label, all[3].label), ("a", Label::Class(1), Label::Class(0)));
     }
+}
+
+#[test]
+fn the_names_in_a_file_are_found_among_a_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dev.parquet");
+    write(&path, &ROWS, Compression::SNAPPY, Some(HUB));
+    let read = |names: [&str; 2], task| {
+        let options = ReadOptions { task, ..ReadOptions::default() };
+        let read = read_for_model("dev", std::slice::from_ref(&path), &options, &Labels::named(names));
+        read.map(|read| read.split.examples[0].label).map_err(|error| error.to_string())
+    };
+    assert_eq!(read(["neg", "pos"], None), Ok(Label::Class(1)));
+    assert_eq!(read(["POS", "NEG"], None), Ok(Label::Class(0)));
+    let error = read(["spam", "ham"], None).unwrap_err();
+    assert!(error.contains("its metadata") && error.contains("\"spam\"") && error.contains("\"neg\""), "{error}");
+    assert_eq!(
+        read(["positive", "negative"], Some(GlueTask::Sst2)),
+        Ok(Label::Class(0)),
+        "the task's names come first"
+    );
 }
 
 #[test]
@@ -147,7 +170,6 @@ fn malformed_files_are_errors() {
         assert!(read_all(bytes[..length].to_vec()).is_err());
     }
     // Any byte may be wrong; what comes of it is rows or an error, never a panic.
-    std::panic::set_hook(Box::new(|_| {}));
     for index in 0..bytes.len() {
         for flip in [0x01, 0x80, 0xff] {
             let mut wrong = bytes.clone();
@@ -155,5 +177,4 @@ fn malformed_files_are_errors() {
             let _ = read_all(wrong);
         }
     }
-    let _ = std::panic::take_hook();
 }

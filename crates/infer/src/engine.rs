@@ -134,7 +134,7 @@ impl Engine {
     /// Answers texts, in their order.
     ///
     /// # Errors
-    /// A text the tokenizer refuses, an output that is not finite.
+    /// As [`Engine::encode`] and [`Engine::logits_of`].
     pub fn predict(&self, texts: &[Text<'_>]) -> Result<Vec<Answer>, Error> {
         let encoded = self.encode(texts)?;
         let logits = self.logits_of(&encoded)?;
@@ -150,12 +150,20 @@ impl Engine {
     /// Turns texts into token ids, cut to the engine's maximum length.
     ///
     /// # Errors
-    /// A text the tokenizer refuses, an engine without a tokenizer.
+    /// [`Error::Text`] for a text the tokenizer refuses, [`Error::NoTokenizer`] for an engine without one.
     pub fn encode(&self, texts: &[Text<'_>]) -> Result<Vec<Encoded>, Error> {
         let tokenizer =
             self.tokenizer.as_ref().ok_or_else(|| Error::NoTokenizer { path: self.artifact.folder.clone() })?;
         let pairs: Vec<(&str, Option<&str>)> = texts.iter().map(|text| (text.text, text.pair)).collect();
-        Ok(tokenizer.encode_batch(&pairs, self.maximum_length)?)
+        tokenizer.encode_batch(&pairs, self.maximum_length).map_err(|error| {
+            // The error does not say which text it was about; on this path there is time to look.
+            let refused =
+                |(text, pair): &(&str, Option<&str>)| tokenizer.encode(text, *pair, self.maximum_length).is_err();
+            match pairs.iter().position(refused) {
+                Some(text) => Error::Text { text, source: Box::new(error.into()) },
+                None => error.into(),
+            }
+        })
     }
 
     /// The raw outputs of the model, `[S, C]` in the order given.

@@ -64,6 +64,14 @@ pub enum Error {
         /// Why.
         source: Box<Error>,
     },
+    /// An adapter that does not fit its base.
+    #[error("{}{source}", folder.join("").display())]
+    Adapter {
+        /// The adapter's folder.
+        folder: PathBuf,
+        /// The tensor that does not fit, with the name of the file.
+        source: Box<finegates_model::Error>,
+    },
     /// A model without a task head, whose answers would be noise.
     #[error(
         "{}: no task head: {} missing, so its answers would be random; train it first (finegates train --model {} …)",
@@ -96,5 +104,13 @@ pub enum Error {
         path: PathBuf,
         /// Index of the first such text.
         text: usize,
+    },
+    /// A text that could not be read by the tokenizer.
+    #[error("text {text}: {source}")]
+    Text {
+        /// Index of the text among those given together.
+        text: usize,
+        /// Why.
+        source: Box<Error>,
     },
 }

@@ -24,7 +24,7 @@ fn texts() -> Vec<String> {
 
 #[test]
 fn answers_keep_their_order_and_do_not_depend_on_their_neighbours() {
-    for family in ["bert", "roberta", "xlm-roberta", "distilbert"] {
+    for family in ["bert", "roberta", "xlm-roberta", "distilbert", "mpnet"] {
         let texts = texts();
         let texts: Vec<Text<'_>> = texts.iter().map(|text| Text::single(text)).collect();
         let together = Engine::load(tiny(family), &Options::default()).unwrap().predict(&texts).unwrap();
@@ -63,6 +63,16 @@ fn long_texts_are_cut_and_say_so() {
     let longer = Options { maximum_length: Some(41), ..Options::default() };
     let refused = Engine::load(tiny("bert"), &longer);
     assert!(matches!(refused, Err(Error::MaximumLength { most: 40, found: 41 })));
+}
+
+#[test]
+fn a_text_that_cannot_be_read_is_told_by_its_index() {
+    // RoBERTa surrounds a text with two special tokens and a pair with four.
+    let options = Options { maximum_length: Some(3), ..Options::default() };
+    let engine = Engine::load(tiny("roberta"), &options).unwrap();
+    let texts = [Text::single("film"), Text::single("good"), Text::pair("film", "good")];
+    assert!(matches!(engine.predict(&texts), Err(Error::Text { text: 2, .. })));
+    assert_eq!(engine.predict(&texts[..2]).unwrap().len(), 2);
 }
 
 #[test]

@@ -5,16 +5,20 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use finegates_data::{Dataset, DatasetOptions, GlueTask, Label, Labels, ReadOptions, Split, read_split};
+use finegates_data::{
+    Dataset, GlueTask, Label, Labels, ReadOptions, Split, ValidationSet, read_for_model, validation_files,
+};
 use finegates_infer::{Artifact, Engine, Text};
 use finegates_kernels::loss;
+use finegates_train::evaluation::Yardstick;
 use finegates_train::metrics::{Metric, classes_of};
 use finegates_train::{PartialRecipe, Recipe};
 use serde::Serialize;
 
 use super::model::{ModelArguments, TextColumns};
+use super::predict::at;
 use crate::arguments::Common;
-use crate::figures::{duration, integer, percent, rate};
+use crate::figures::{duration, integer, names, percent, rate};
 use crate::output::note;
 use crate::progress::Progress;
 use crate::table::Table;
@@ -26,9 +30,12 @@ Examples:
   finegates eval models/mine --data dev.csv --text body --label topic
   finegates eval models/mine --data first.csv --data second.csv --json
 
-A folder given with --data is looked through for its validation files, as in training. Metrics
-are those of the task, or accuracy and macro F1, or the two correlations for numbers. 'majority'
-is the share of the most frequent label: what a model that always answers the same would reach.";
+A folder given with --data is looked through for its validation files, as in training. What a
+label means is settled as in training too: by the task, or by the class names in the files, and
+then by name among the model's labels, in whatever order and case; numbers without any name are
+those of the model's classes. Metrics are those of the task, or accuracy and macro F1, or the two
+correlations for numbers. 'majority' is the share of the most frequent label: what a model that
+always answers the same would reach.";
 
 /// How many texts are answered between two looks at the progress bar.
 const TEXTS_TOGETHER: usize = 512;
@@ -95,6 +102,9 @@ pub fn run(arguments: &EvalArguments, common: &Common) -> anyhow::Result<()> {
     }
     let engine = Engine::from_artifact(artifact, &options)?;
     let task = arguments.task.or(recipe.as_ref().and_then(|recipe| recipe.task));
+    if let Some(task) = task {
+        task.check_kind(&labels_of(&engine))?;
+    }
     let splits = match (&arguments.data[..], &recipe) {
         ([], Some(recipe)) if arguments.own_data() => own_validation(&engine, recipe)?,
         ([], _) => bail!("--data: not given; --task and columns say how to read data, not where they are"),
@@ -124,7 +134,8 @@ pub fn own_validation(engine: &Engine, recipe: &Recipe) -> anyhow::Result<Vec<Sp
     let mut dataset = Dataset::load(&recipe.dataset_options())
         .context("the run's own data cannot be read; name other data with --data")?;
     dataset.match_order(&names);
-    if !engine.regression() && dataset.labels.names() != Some(&names[..]) {
+    let lower = |names: &[String]| names.iter().map(|name| name.to_lowercase()).collect::<Vec<_>>();
+    if !engine.regression() && dataset.labels.names().map(lower) != Some(lower(&names)) {
         let found = dataset.labels.names().unwrap_or_default().join(", ");
         bail!("the run's own data have other labels than its model: expected {}, found {found}", names.join(", "));
     }
@@ -138,7 +149,7 @@ fn named_data(
     arguments: &EvalArguments,
     recipe: Option<&Recipe>,
 ) -> anyhow::Result<Vec<Split>> {
-    let labels = if engine.regression() { Labels::Regression } else { Labels::named(engine.labels()) };
+    let labels = labels_of(engine);
     let mut columns = arguments.columns.choice(arguments.label.as_deref());
     if let Some(recipe) = recipe {
         columns.text = columns.text.or_else(|| recipe.text.clone());
@@ -148,39 +159,43 @@ fn named_data(
     let options = ReadOptions { columns, task, skip_bad_rows: arguments.skip_bad_rows };
     let mut splits = Vec::new();
     for path in paths {
-        for (name, files) in validation_files(path, &options)? {
-            splits.push(read_split(&name, &files, &options, &labels)?);
+        for (name, files) in sets_of(path, task)? {
+            let read = read_for_model(&name, &files, &options, &labels)?;
+            if read.by_number {
+                let numbered: Vec<String> =
+                    engine.labels().enumerate().map(|(class, name)| format!("{class} is {name}")).collect();
+                note(&format!("note: {name}: labels are numbers without names; {}", names(&numbered)));
+            }
+            splits.push(read.split);
         }
     }
     Ok(splits)
 }
 
-/// A file is a set of its own; a folder is looked through as in training.
-fn validation_files(path: &Path, options: &ReadOptions) -> anyhow::Result<Vec<(String, Vec<PathBuf>)>> {
+/// What the model predicts.
+fn labels_of(engine: &Engine) -> Labels {
+    if engine.regression() { Labels::Regression } else { Labels::named(engine.labels()) }
+}
+
+/// A file is a set of its own; a folder is looked through for its validation files.
+fn sets_of(path: &Path, task: Option<GlueTask>) -> anyhow::Result<Vec<ValidationSet>> {
     if !path.is_dir() {
         let name = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
         return Ok(vec![(name, vec![path.to_owned()])]);
     }
-    let dataset = Dataset::load(&DatasetOptions {
-        task: options.task,
-        folder: Some(path.to_owned()),
-        columns: options.columns.clone(),
-        regression: false,
-        skip_bad_rows: true,
-        ..DatasetOptions::default()
-    })?;
-    Ok(dataset.validation.into_iter().map(|split| (split.name, split.files)).collect())
+    Ok(validation_files(path, task)?)
 }
 
 /// Judges a model on sets of examples.
 pub fn evaluate(model: &str, engine: &Engine, task: Option<GlueTask>, splits: Vec<Split>) -> anyhow::Result<Report> {
-    let labels = if engine.regression() { Labels::Regression } else { Labels::named(engine.labels()) };
-    let metrics = Metric::of(task, &labels);
+    let metrics = Metric::of(task, &labels_of(engine));
+    let labels: Vec<String> = engine.labels().map(str::to_owned).collect();
+    let positive = task.map_or(1, |task| task.positive_class(&labels));
     let total: usize = splits.iter().map(|split| split.examples.len()).sum();
     let progress = Progress::bar("evaluating", total as u64);
     let mut reports = Vec::new();
     for split in splits {
-        reports.push(judge(engine, metrics, split, &progress)?);
+        reports.push(judge(engine, Yardstick { metrics, positive }, split, &progress)?);
     }
     progress.finish();
     let longest = engine.maximum_length();
@@ -196,15 +211,17 @@ pub fn evaluate(model: &str, engine: &Engine, task: Option<GlueTask>, splits: Ve
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn judge(engine: &Engine, metrics: &[Metric], split: Split, progress: &Progress) -> anyhow::Result<SplitReport> {
+fn judge(engine: &Engine, yardstick: Yardstick<'_>, split: Split, progress: &Progress) -> anyhow::Result<SplitReport> {
+    let Yardstick { metrics, positive } = yardstick;
     let started = std::time::Instant::now();
     let (mut logits, mut truncated) = (Vec::new(), 0);
-    for examples in split.examples.chunks(TEXTS_TOGETHER) {
+    for (chunk, examples) in split.examples.chunks(TEXTS_TOGETHER).enumerate() {
+        let place = |text: usize| format!("{}: example {}", split.name, chunk * TEXTS_TOGETHER + text + 1);
         let texts: Vec<Text<'_>> =
             examples.iter().map(|example| Text { text: &example.text, pair: example.pair.as_deref() }).collect();
-        let encoded = engine.encode(&texts)?;
+        let encoded = engine.encode(&texts).map_err(|error| at(error, place))?;
         truncated += encoded.iter().filter(|one| one.truncated).count();
-        logits.extend(engine.logits_of(&encoded)?);
+        logits.extend(engine.logits_of(&encoded).map_err(|error| at(error, place))?);
         progress.advance(examples.len() as u64);
     }
     let seconds = started.elapsed().as_secs_f64();
@@ -219,7 +236,7 @@ fn judge(engine: &Engine, metrics: &[Metric], split: Split, progress: &Progress)
     let predicted = if engine.regression() { Vec::new() } else { classes_of(&logits, engine.classes()) };
     let value = |metric: &Metric| match engine.regression() {
         true => metric.of_values(&logits, &values),
-        false => metric.of_classes(&predicted, &classes),
+        false => metric.of_classes(&predicted, &classes, positive),
     };
     let named = metrics.iter().map(|metric| (metric.name(), value(metric).filter(|value| !value.is_nan())));
     let majority = (0..engine.classes()).map(|class| classes.iter().filter(|&&label| label as usize == class).count());

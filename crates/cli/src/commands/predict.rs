@@ -2,19 +2,18 @@
 
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, sync_channel};
 
 use clap::{Args, ValueEnum};
-use finegates_data::{BrokenRow, Format, TextRow, TextRows};
-use finegates_infer::{Answer, Engine, Outcome, Text};
+use finegates_data::{Format, TextRow, TextRows};
+use finegates_infer::{Answer, Engine, Error, Outcome, Text};
 use serde_json::{Map, Value, json};
 
+use self::ahead::Ahead;
 use super::model::{ModelArguments, TextColumns};
 use crate::arguments::Common;
 use crate::output::{note, stdout_error};
 
-/// Most rows that are answered together. Fewer are when no more are there yet, so that a slow source is answered at once.
-const ROWS_TOGETHER: usize = 256;
+mod ahead;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -74,18 +73,16 @@ struct Counts {
     skipped: u64,
 }
 
-type Row = Result<Result<TextRow, BrokenRow>, finegates_data::Error>;
-
 /// Runs the command.
 pub fn run(arguments: &PredictArguments, common: &Common) -> anyhow::Result<()> {
-    let rows = open(arguments)?;
+    let mut rows = open(arguments)?;
     let engine = arguments.model_options.load(&arguments.model, false, common)?;
     let format = if common.json { AnswerFormat::Jsonl } else { arguments.output_format };
     let mut writer = Writer { format, with_text: arguments.with_text, out: BufWriter::new(std::io::stdout().lock()) };
     writer.header(&engine).map_err(stdout_error)?;
-    let rows = read_ahead(rows);
+    let mut rows = Ahead::new(move || rows.read().transpose());
     let mut counts = Counts::default();
-    let answered = answer_all(&engine, &rows, arguments.skip_bad_rows, &mut writer, &mut counts);
+    let answered = answer_all(&engine, &mut rows, arguments, &mut writer, &mut counts);
     writer.out.flush().map_err(stdout_error)?;
     answered?;
     if counts.truncated > 0 {
@@ -100,53 +97,57 @@ pub fn run(arguments: &PredictArguments, common: &Common) -> anyhow::Result<()> 
 
 fn open(arguments: &PredictArguments) -> anyhow::Result<TextRows> {
     let columns = arguments.columns.choice(None);
-    if arguments.input.as_os_str() != "-" {
-        return Ok(TextRows::open(&arguments.input, arguments.format, &columns)?);
-    }
-    let format = match (&arguments.format, &columns.text) {
-        (Some(format), _) => *format,
-        (None, None) => Format::Lines,
-        (None, Some(_)) => anyhow::bail!(
-            "--text names a column, but standard input is read as a text a line; add --format csv, tsv or jsonl"
-        ),
+    let stdin = arguments.input.as_os_str() == "-";
+    let format = match arguments.format {
+        Some(format) => format,
+        None if stdin => Format::Lines,
+        None => format_of(&arguments.input)?,
     };
+    let named = [("--text", &columns.text), ("--text-pair", &columns.pair)];
+    if let (Format::Lines, Some((flag, _))) = (format, named.iter().find(|(_, column)| column.is_some())) {
+        let (input, formats) =
+            (name(arguments), if stdin { "csv, tsv or jsonl" } else { "csv, tsv, jsonl or parquet" });
+        anyhow::bail!("{flag} names a column, but {input} is read as a text a line; add --format {formats}");
+    }
+    if !stdin {
+        return Ok(TextRows::open(&arguments.input, Some(format), &columns)?);
+    }
     let source = Box::new(BufReader::with_capacity(1 << 16, std::io::stdin()));
-    Ok(TextRows::from_reader(source, Path::new("standard input"), format, &columns)?)
+    Ok(TextRows::from_reader(source, Path::new(&name(arguments)), format, &columns)?)
 }
 
-/// Reads rows on a thread of their own, a bounded number ahead.
-fn read_ahead(mut rows: TextRows) -> Receiver<Row> {
-    let (sender, receiver) = sync_channel(2 * ROWS_TOGETHER);
-    std::thread::spawn(move || {
-        loop {
-            let row = match rows.read() {
-                Ok(None) => return,
-                Ok(Some(row)) => Ok(row),
-                Err(error) => Err(error),
-            };
-            let ended = row.is_err();
-            if sender.send(row).is_err() || ended {
-                return;
-            }
-        }
-    });
-    receiver
+/// The format that a file's name tells.
+fn format_of(path: &Path) -> anyhow::Result<Format> {
+    if let Err(source) = std::fs::metadata(path) {
+        return Err(finegates_data::Error::Io { path: path.to_owned(), source }.into());
+    }
+    Format::from_path(path)
+        .map_err(|error| anyhow::anyhow!("{error}; or say what it is with --format csv, tsv, jsonl, parquet or lines"))
+}
+
+/// The input as messages call it.
+fn name(arguments: &PredictArguments) -> String {
+    match arguments.input.to_str() {
+        Some("-") => "standard input".to_owned(),
+        _ => arguments.input.display().to_string(),
+    }
 }
 
 fn answer_all(
     engine: &Engine,
-    rows: &Receiver<Row>,
-    skip_bad_rows: bool,
+    rows: &mut Ahead,
+    arguments: &PredictArguments,
     writer: &mut Writer<impl Write>,
     counts: &mut Counts,
 ) -> anyhow::Result<()> {
-    let mut together = Vec::with_capacity(ROWS_TOGETHER);
-    while let Ok(first) = rows.recv() {
+    let input = name(arguments);
+    while let Some(group) = rows.group() {
+        let mut together = Vec::with_capacity(group.len());
         let mut problem = None;
-        for row in std::iter::once(first).chain(rows.try_iter().take(ROWS_TOGETHER - 1)) {
+        for row in group {
             match row {
                 Ok(Ok(row)) => together.push(row),
-                Ok(Err(broken)) if skip_bad_rows => {
+                Ok(Err(broken)) if arguments.skip_bad_rows => {
                     note(&format!("passed over: {broken}"));
                     counts.skipped += 1;
                 }
@@ -161,8 +162,7 @@ fn answer_all(
                 }
             }
         }
-        answer(engine, &together, writer, counts)?;
-        together.clear();
+        answer(engine, &together, &input, writer, counts)?;
         if let Some(problem) = problem {
             return Err(problem);
         }
@@ -173,16 +173,30 @@ fn answer_all(
 fn answer(
     engine: &Engine,
     rows: &[TextRow],
+    input: &str,
     writer: &mut Writer<impl Write>,
     counts: &mut Counts,
 ) -> anyhow::Result<()> {
     let texts: Vec<Text<'_>> = rows.iter().map(|row| Text { text: &row.text, pair: row.pair.as_deref() }).collect();
-    for (row, answer) in rows.iter().zip(engine.predict(&texts)?) {
+    let answers = engine.predict(&texts).map_err(|error| at(error, |text| format!("{input}:{}", rows[text].line)))?;
+    for (row, answer) in rows.iter().zip(answers) {
         writer.answer(engine, row, &answer).map_err(stdout_error)?;
         counts.answered += 1;
         counts.truncated += u64::from(answer.truncated);
     }
     writer.out.flush().map_err(stdout_error)
+}
+
+/// An error of one of the texts given together, with the place that text has for the user.
+pub fn at(error: Error, place: impl Fn(usize) -> String) -> anyhow::Error {
+    match error {
+        Error::Text { text, source } => anyhow::anyhow!("{}: {source}", place(text)),
+        Error::NotFinite { path, text } => {
+            let (place, model) = (place(text), path.display());
+            anyhow::anyhow!("{place}: the output of {model} is not finite for this text; did its training diverge?")
+        }
+        other => other.into(),
+    }
 }
 
 /// Writes answers in either form.
