@@ -1,12 +1,15 @@
 """Writes small good inputs for every fuzz target into fuzz/corpus, which is not committed."""
 
 import base64
+import io
 import json
 import os
 import struct
+import zipfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOKENIZERS = os.path.join(HERE, "..", "crates", "checkpoint", "fixtures", "tokenizer")
+FIXTURES = os.path.join(HERE, "..", "fixtures", "tiny")
 GAP = b"\xff\x00"
 # Two rows of a text and a label, written by pyarrow with snappy.
 PARQUET = (
@@ -116,6 +119,48 @@ def main():
     header = json.dumps({"__metadata__": {"finegates_state": json.dumps(standing)},
                          "value/a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     seed("state", "small", struct.pack("<Q", len(header)) + header + floats(1))
+
+    for family in ["bert", "roberta", "xlm-roberta", "distilbert", "mpnet"]:
+        with open(os.path.join(FIXTURES, family, "config.json"), "rb") as file:
+            config = file.read()
+        with open(os.path.join(FIXTURES, family, "model.safetensors"), "rb") as file:
+            length = struct.unpack("<Q", file.read(8))[0]
+            header, data = file.read(length), file.read()
+        seed("model", family, config + GAP + header + GAP + data.replace(GAP, b"\0\0"))
+    rows = {"type_vocab_size": 1, "vocab_size": 2, "max_position_embeddings": 2}
+    config = {"model_type": "bert", "hidden_size": 2, "num_hidden_layers": 0, "num_attention_heads": 1, **rows}
+    header, data = safetensors({f"bert.embeddings.{name}.weight": ("F32", [count, 2], floats(*range(2 * count)))
+                                for name, count in [("word_embeddings", 2), ("position_embeddings", 2),
+                                                    ("token_type_embeddings", 1)]}
+                               | {f"bert.embeddings.LayerNorm.{part}": ("F32", [2], floats(1, 2))
+                                  for part in ["weight", "bias"]}
+                               | {"bert.pooler.dense.weight": ("F32", [2, 2], floats(1, 2, 3, 4)),
+                                  "bert.pooler.dense.bias": ("F32", [2], floats(1, 2)),
+                                  "classifier.weight": ("F32", [2, 2], floats(1, 2, 3, 4)),
+                                  "classifier.bias": ("F32", [2], floats(1, 2))})
+    seed("model", "small", json.dumps(config).encode() + GAP + header + GAP + data)
+    seed("artifact", "run", bytes([0b11001]) + b'model = "m"\nmax_length = 8\n' + GAP + adapter_config + GAP + b"{}")
+    seed("artifact", "adapter", bytes([0b00010]) + adapter_config)
+    seed("artifact", "compact", bytes([0b00100]) + json.dumps({"model_type": "bert", "finegates": compact}).encode())
+    seed("listing", "model", json.dumps({"sha": "0123456789abcdef" * 2 + "01234567",
+                                         "siblings": [{"rfilename": "config.json"}]}).encode())
+    seed("listing", "index", index)
+    for method in [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]:
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w", method) as out:
+            out.writestr("model/config.json", b"{}" * 40)
+            out.writestr("model/", b"")
+        seed("archive", str(method), archive.getvalue())
+    gates = {"open": 1, "fractional": 0, "closed": 1}
+    projection = {"path": path, "layer": 0, "gated": True, "rows": 2, "columns": 2, "open_rows": 1, "open_columns": 1,
+                  "live_rows": 1, "live_columns": 1, "row_gates": gates, "column_gates": gates}
+    totals = {"gated_parameters": 4, "removed_by_gates": 3, "removed_with_liveness": 3, "multiply_adds_before": 4,
+              "multiply_adds_after": 1, "gates": {"open": 2, "fractional": 0, "closed": 2}}
+    report = {"format_version": 1, "written_by": "seeds", "source": {"base": "b", "adapter": None, "method": "gates"},
+              "parameters": {"before": 4, "after": 1}, "size_bytes": {"before": 16, "after": 4},
+              "verification": {"sequences": 1, "tokens": 2, "max_abs_difference": 1e-7, "scale": 1.5, "tolerance": 1e-4},
+              "notes": [], **totals, "layers": [{"layer": 0, **totals}], "projections": [projection]}
+    seed("report", "small", json.dumps(report).encode())
 
 
 main()

@@ -20,7 +20,7 @@ FOLDERS = {"mrpc": "MRPC", "cola": "CoLA", "stsb": "STS-B", "sst2": "SST-2"}
 def train(arguments, more, task, epochs, name, flags):
     """The JSON object of one run."""
     folder = Path(arguments.output) / f"{task}-{name}"
-    answer = folder.with_suffix(".json")
+    answer = Path(f"{folder}.json")
     if not answer.exists():
         command = [arguments.finegates, "train", "--model", arguments.model, "--task", task]
         command += ["--data", str(Path(arguments.glue) / FOLDERS[task]), "--epochs", epochs, "--output", str(folder)]

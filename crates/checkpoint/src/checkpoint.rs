@@ -47,6 +47,25 @@ impl Checkpoint {
         let found = self.find(name);
         self.tensors.read(found.as_deref().unwrap_or(name), expected_shape)
     }
+
+    /// Checks by the header alone that [`Checkpoint::read`] would find a tensor of this shape.
+    ///
+    /// # Errors
+    /// As [`TensorFile::check`].
+    pub fn check(&self, name: &str, expected_shape: &[usize]) -> Result<(), Error> {
+        let found = self.find(name);
+        let hint = "; do config.json and the weights belong together?";
+        self.tensors.check(found.as_deref().unwrap_or(name), expected_shape, hint)
+    }
+
+    /// Checks that the labels in `config.json` name each of the head's `rows` and are told apart by their names; a
+    /// config without labels names nothing and is fine.
+    ///
+    /// # Errors
+    /// [`Error::Field`] for `id2label` or `num_labels`.
+    pub fn check_labels(&self, rows: usize) -> Result<(), Error> {
+        self.config.check_labels(&self.folder, rows)
+    }
 }
 
 /// The names a tensor may have, the canonical one first.

@@ -143,18 +143,7 @@ pub fn validate(info: &CompactInfo, tensors: &TensorFile) -> Result<(), Error> {
 }
 
 fn check_shape(tensors: &TensorFile, name: &str, expected: &[usize]) -> Result<(), Error> {
-    match tensors.shape(name) {
-        Some(found) if found == expected && tensors.is_float(name) => Ok(()),
-        Some(found) if found == expected => Err(tensors.not_a_float(name)),
-        Some(found) => Err(Error::Shape {
-            path: tensors.path_of(name),
-            name: shorten(name),
-            expected: expected.to_vec(),
-            found: found.to_vec(),
-            hint: "; its kept_rows and kept_columns say otherwise".to_owned(),
-        }),
-        None => Err(tensors.missing(name)),
-    }
+    tensors.check(name, expected, "; its kept_rows and kept_columns say otherwise")
 }
 
 /// Reads indices that must ascend without repetition and stay below `original`.

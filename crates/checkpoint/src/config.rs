@@ -12,8 +12,9 @@ use serde_json::{Map, Value};
 
 use crate::Error;
 use crate::compact::CompactInfo;
+use crate::read::{CONFIG_LIMIT_BYTES, read_text};
 use reader::Reader;
-pub(crate) use reader::{parse_json, read_text};
+pub(crate) use reader::parse_json;
 
 /// An encoder family; its `Display` is the `model_type` in `config.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -170,7 +171,7 @@ impl Config {
     /// When it is missing, no JSON, of an unsupported family, or has a value that cannot be.
     pub fn read(folder: &Path) -> Result<Config, Error> {
         let path = folder.join("config.json");
-        Config::parse(&path, &read_text(&path)?)
+        Config::parse(&path, &read_text(&path, CONFIG_LIMIT_BYTES)?)
     }
 
     /// Reads a config from the text of a `config.json`.
@@ -187,6 +188,16 @@ impl Config {
             true => self.positions - self.padding_id as usize - 1,
             false => self.positions,
         }
+    }
+
+    /// Checks that the labels name each of the head's `rows`, and are told apart by their names. A config without
+    /// labels names nothing and is fine. Asked where answers are given, for training brings labels of its own, and
+    /// transformers reads a config whose labels do not fit. `folder` is where the config lies, for the message.
+    ///
+    /// # Errors
+    /// [`Error::Field`] for `id2label` or `num_labels`.
+    pub fn check_labels(&self, folder: &Path, rows: usize) -> Result<(), Error> {
+        labels::check(&Reader { path: &folder.join("config.json"), object: &self.raw }, &self.labels, rows)
     }
 
     fn parse(path: &Path, text: &str) -> Result<Config, Error> {

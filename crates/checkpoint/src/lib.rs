@@ -5,6 +5,8 @@
 //! and the field, never a panic or an allocation larger than the file can justify. No mathematics lives here.
 
 mod error;
+mod quiet;
+pub mod read;
 pub mod write;
 
 pub mod adapter;
@@ -21,5 +23,6 @@ pub use checkpoint::Checkpoint;
 pub use compact::{CompactInfo, CompactProjection};
 pub use config::{ActivationName, Config, Family, Problem};
 pub use error::Error;
+pub use quiet::quietly;
 pub use tensors::{Tensor, TensorData, TensorFile, TensorToWrite, write_tensors};
 pub use tokenizer::{Encoding, Tokenizer};

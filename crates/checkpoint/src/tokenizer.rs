@@ -2,18 +2,21 @@
 //! ids out, truncated as transformers truncates and never padded.
 
 mod build;
+mod limits;
+mod pieces;
 mod settings;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use tokenizers::tokenizer::{PostProcessor, Tokenizer as Library};
-use tokenizers::{PostProcessorWrapper, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings};
+use tokenizers::{PostProcessorWrapper, TruncationDirection};
 
 use crate::Error;
 use crate::config::{Config, Family};
 use crate::error::shorten;
+use crate::quiet::quietly;
+use pieces::{Pieces, Reach};
 use settings::Settings;
 
 /// The files a tokenizer may consist of.
@@ -46,6 +49,8 @@ pub struct Tokenizer {
     /// Without truncation, padding and special tokens. Its own truncation stops reading a text early, and so decides
     /// otherwise than transformers which of two long texts is the longer one.
     library: Library,
+    /// The most by which it lengthens a text before the text is split.
+    growth: f64,
     /// Adds the special tokens.
     surround: Option<PostProcessorWrapper>,
     direction: TruncationDirection,
@@ -61,8 +66,7 @@ impl Tokenizer {
     /// When there are no tokenizer files that can be read (with what to do about it), or they are broken.
     pub fn open(folder: &Path, config: &Config) -> Result<Tokenizer, Error> {
         let settings = Settings::read(folder)?;
-        let (path, built) = build::open(folder, config.family, &settings)?;
-        let mut library = built;
+        let build::Built { path, mut library, growth } = build::open(folder, config, &settings)?;
         library.with_padding(None);
         let direction =
             settings.truncation_side.or(library.get_truncation().map(|saved| saved.direction)).unwrap_or_default();
@@ -76,6 +80,7 @@ impl Tokenizer {
             path,
             folder: folder.to_path_buf(),
             library,
+            growth,
             surround,
             direction,
             vocabulary: config.vocabulary,
@@ -85,13 +90,21 @@ impl Tokenizer {
     }
 
     /// Encodes a text, or a pair of them, into at most `max_length` tokens. What is too long is cut as transformers'
-    /// `longest_first` does.
+    /// `longest_first` does. A long text is read as far as that takes, and at most a megabyte of it, or 64 bytes for each
+    /// of the `max_length` tokens; of two texts longer than that, the one with more bytes counts as the longer.
     ///
     /// # Errors
     /// When `max_length` has no room for the special tokens, or the tokenizer yields an id the model has no row for.
     pub fn encode(&self, text: &str, pair: Option<&str>, max_length: usize) -> Result<Encoding, Error> {
         let room = self.room(max_length, pair.is_some())?;
-        let encoded = guarded(&self.path, || self.pieces(text, pair, room).map_err(|error| failed(&self.path, error)))?;
+        let pieces = Pieces {
+            library: &self.library,
+            surround: self.surround.as_ref(),
+            direction: self.direction,
+            reach: Reach::new(max_length, self.growth),
+        };
+        let encoded =
+            guarded(&self.path, || pieces.encode(text, pair, room).map_err(|error| failed(&self.path, error)))?;
         self.checked(encoded)
     }
 
@@ -141,32 +154,6 @@ impl Tokenizer {
         Ok(max_length - special)
     }
 
-    /// Tokens, truncation, special tokens: the steps of the library's own `encode`.
-    fn pieces(&self, text: &str, pair: Option<&str>, room: usize) -> tokenizers::Result<(tokenizers::Encoding, bool)> {
-        let first = self.library.encode_fast(text, false)?;
-        let second = pair.map(|pair| self.library.encode_fast(pair, false)).transpose()?;
-        let truncated = first.len() + second.as_ref().map_or(0, |second| second.len()) > room;
-        let params = TruncationParams {
-            max_length: room,
-            direction: self.direction,
-            strategy: TruncationStrategy::LongestFirst,
-            stride: 0,
-        };
-        let (first, second) = truncate_encodings(first, second, &params)?;
-        let whole = match &self.surround {
-            Some(surround) => surround.process(first, second, true)?,
-            None => {
-                let mut whole = first;
-                if let Some(mut second) = second {
-                    second.set_type_ids(vec![1; second.len()]);
-                    whole.merge_with(second, false);
-                }
-                whole
-            }
-        };
-        Ok((whole, truncated))
-    }
-
     /// What the library made of a text, as long as the model can take it.
     fn checked(&self, (encoded, truncated): (tokenizers::Encoding, bool)) -> Result<Encoding, Error> {
         let ids = encoded.get_ids().to_vec();
@@ -204,6 +191,5 @@ fn failed(path: &Path, reason: impl std::fmt::Display) -> Error {
 
 /// Runs the library on a file that may be hostile: it has places that panic on files it did not write itself.
 fn guarded<T>(path: &Path, action: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(action))
-        .unwrap_or_else(|_| Err(failed(path, "the tokenizers library cannot work with it; is it broken?")))
+    quietly(action).unwrap_or_else(|_| Err(failed(path, "the tokenizers library cannot work with it; is it broken?")))
 }

@@ -72,6 +72,7 @@ pub fn compress(request: &Request<'_>) -> Result<Report, Error> {
     let (parent, beside) = make_folder_beside(request.destination)?;
     let folder = beside.path();
     let written = write_model(model, &folded, folder)?;
+    let size_bytes = Change { before: request.base.tensors.size_bytes(), after: written.size_bytes };
     config::write(request, folder)?;
     for file in request.tokenizer_files {
         copy_into(file, folder)?;
@@ -89,9 +90,9 @@ pub fn compress(request: &Request<'_>) -> Result<Report, Error> {
         written_by: concat!("finegates ", env!("CARGO_PKG_VERSION")).to_owned(),
         source: request.source.clone(),
         parameters: written.parameters,
-        size_bytes: written.size_bytes,
+        size_bytes,
         verification,
-        notes: notes(request, &removal),
+        notes: notes(request, &removal, &size_bytes, &written.parameters),
         removal,
     };
     write_atomic(&folder.join(report::FILE_NAME), &report.to_json())?;
@@ -169,7 +170,7 @@ fn make_folder_beside(destination: &Path) -> Result<(PathBuf, tempfile::TempDir)
 /// What the weights take, whole and written.
 struct Written {
     parameters: Change,
-    size_bytes: Change,
+    size_bytes: u64,
 }
 
 /// Writes `model.safetensors`: the projections as they are left, everything else as it is.
@@ -204,15 +205,19 @@ fn write_model(model: &Model, folded: &[Folded], folder: &Path) -> Result<Writte
         folded.iter().map(|left| (left.weight.len() + left.bias.as_ref().map_or(0, Vec::len)) as u64).sum::<u64>();
     let path = folder.join("model.safetensors");
     write_tensors(&path, &tensors, &BTreeMap::from([("format".to_owned(), "pt".to_owned())]))?;
-    let after = fs::metadata(&path).map_err(|source| Error::Folder { path, source })?.len();
-    let size_bytes = Change { before: parameters.before * size_of::<f32>() as u64, after };
+    let size_bytes = fs::metadata(&path).map_err(|source| Error::Folder { path, source })?.len();
     Ok(Written { parameters, size_bytes })
 }
 
-/// Copies files under their own names.
 /// What a reader of the numbers should know.
-fn notes(request: &Request<'_>, removal: &Removal) -> Vec<String> {
+fn notes(request: &Request<'_>, removal: &Removal, size_bytes: &Change, parameters: &Change) -> Vec<String> {
     let mut notes = Vec::new();
+    if size_bytes.before < 3 * parameters.before {
+        notes.push(
+            "the base stores its weights in 16 bits and the compact model in 32, for the gates are folded in"
+                .to_owned(),
+        );
+    }
     let totals = &removal.totals;
     if totals.gates.total() == 0 {
         notes.push(format!(

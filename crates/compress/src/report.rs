@@ -27,7 +27,7 @@ pub struct Report {
     pub source: Source,
     /// Every parameter of the model (embeddings, norms, biases and head included), before and after.
     pub parameters: Change,
-    /// Size of the weights stored whole in f32, and of `model.safetensors` as written.
+    /// Size of the base's weights as they are stored, and of `model.safetensors` as written.
     pub size_bytes: Change,
     /// How the result was compared with the gated model.
     pub verification: Verification,

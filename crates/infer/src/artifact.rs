@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use finegates_checkpoint::Checkpoint;
 use finegates_checkpoint::adapter::{Adapter, AdapterConfig};
+use finegates_checkpoint::read::{SETTINGS_LIMIT_BYTES, TOKENIZER_LIMIT_BYTES, read_text};
 use finegates_checkpoint::source::{self, FetchOptions};
 use finegates_model::{LoadOptions, LoadReport, Method, Model};
 use serde::Deserialize;
@@ -199,8 +200,8 @@ impl Artifact {
     pub fn preferred_length(&self, checkpoint: &Checkpoint) -> Option<usize> {
         self.trained_length.or_else(|| {
             let mut folders = self.tokenizer_folders(checkpoint).into_iter();
-            let bytes = folders.find_map(|folder| std::fs::read(folder.join("tokenizer_config.json")).ok())?;
-            let settings: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+            let read = |folder: PathBuf| read_text(&folder.join("tokenizer_config.json"), TOKENIZER_LIMIT_BYTES).ok();
+            let settings: serde_json::Value = serde_json::from_str(&folders.find_map(read)?).ok()?;
             // Transformers writes 1e30 for "no limit", which is no u64.
             usize::try_from(settings.get("model_max_length")?.as_u64()?).ok().filter(|&length| length > 2)
         })
@@ -246,7 +247,13 @@ impl Artifact {
         let options = LoadOptions { labels, keep_weights, ..LoadOptions::default() };
         let (mut model, mut report) = Model::load(checkpoint, &options)?;
         if let Some(adapter) = &adapter {
-            model.apply_adapter(adapter)?;
+            let folder = self.adapter.as_deref().unwrap_or(&self.folder);
+            let named = |error| Error::Adapter { folder: folder.to_owned(), source: Box::new(error) };
+            model.apply_adapter(adapter).map_err(named)?;
+            // The labels of the base are another head's; those beside the adapter are this one's.
+            if folder.join("config.json").is_file() {
+                finegates_checkpoint::Config::read(folder)?.check_labels(folder, model.classes())?;
+            }
             report.initialised.retain(|name| !adapter.tensors.contains_key(name));
         }
         Ok((model, report))
@@ -263,7 +270,7 @@ fn head_rows(adapter: &Adapter) -> Option<usize> {
 fn read_recipe(run: &Path) -> Result<RecipePart, Error> {
     let path = run.join("recipe.toml");
     let broken = |problem: String| Error::Recipe { path: path.clone(), problem };
-    let text = std::fs::read_to_string(&path).map_err(|error| broken(error.to_string()))?;
+    let text = read_text(&path, SETTINGS_LIMIT_BYTES)?;
     toml::from_str(&text).map_err(|error| broken(error.to_string().trim_end().to_owned()))
 }
 

@@ -73,7 +73,9 @@ impl Model {
         }
         if let Some(name) = left.keys().next() {
             let example = self.projections().next().map_or_else(String::new, |projection| rows_name(projection.path()));
-            return Err(Error::AdapterName { name: (*name).to_owned(), example });
+            // A hostile name may be as long as its file.
+            let name: String = name.chars().take(120).collect();
+            return Err(Error::AdapterName { name, example });
         }
         self.draw_gates(&GateNoise::None);
         Ok(())

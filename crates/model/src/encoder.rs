@@ -72,6 +72,9 @@ impl Encoder {
         let length = saved.layers[0].input.len();
         let slots = if pass.training { self.layers.len().max(1) } else { 1 };
         saved.layers.resize_with(slots, LayerSaved::default);
+        if self.layers.is_empty() {
+            saved.output.clone_from(&saved.layers[0].input);
+        }
         for (index, layer) in self.layers.iter().enumerate() {
             let slot = if pass.training { index } else { 0 };
             let LayerSaved { input, middle, attention, feed_forward } = &mut saved.layers[slot];

@@ -44,7 +44,9 @@ pub enum Error {
         limit: usize,
     },
     /// A tensor of an adapter does not fit the model.
-    #[error("adapter: {name}: expected {expected} values, found {found}; was it trained on another model?")]
+    #[error(
+        "adapter_model.safetensors: {name}: expected {expected} values, found {found}; was it trained on another model?"
+    )]
     AdapterShape {
         /// Tensor name.
         name: String,
@@ -55,7 +57,7 @@ pub enum Error {
     },
     /// An adapter names a module that the model lacks.
     #[error(
-        "adapter: {name}: the model has no such module (its gated modules look like {example}); was it trained on another model?"
+        "adapter_model.safetensors: {name}: the model has no such module (its gated modules look like {example}); was it trained on another model?"
     )]
     AdapterName {
         /// Tensor name.

@@ -1,5 +1,7 @@
 //! From a checkpoint's tensors to a model: names with and without the family prefix, old norm names, missing heads.
 
+pub(crate) mod shapes;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -238,7 +240,7 @@ impl Loader<'_> {
                 norm: self.norm(&format!("{layer_prefix}.{}", self.description.attention_norm))?,
                 scale: 1.0 / (head_dimension as f32).sqrt(),
                 attention_dropout: config.attention_dropout,
-                hidden_dropout: config.hidden_dropout,
+                hidden_dropout: if self.description.attention_output_dropout { config.hidden_dropout } else { 0.0 },
             },
             feed_forward: FeedForward {
                 up,
@@ -278,13 +280,7 @@ impl Loader<'_> {
     fn compact_projection(&self, wired: &ProjectionWiring, needs: Needs) -> Result<Projection, Error> {
         let (path, shape) = (wired.path.as_str(), (wired.rows, wired.columns));
         let declared = self.checkpoint.config.compact.as_ref().and_then(|compact| compact.projections.get(path));
-        if declared != Some(&shape) {
-            let (found, (rows, columns)) = (declared.copied().unwrap_or_default(), shape);
-            return Err(Error::Compact(format!(
-                "{path}: config.json declares {} × {} before removal, the architecture has {rows} × {columns}",
-                found.0, found.1
-            )));
-        }
+        shapes::check_declared(path, declared.copied(), shape)?;
         let compact = self.checkpoint.config.compact.as_ref().expect("only called for compact checkpoints");
         let found = compact.read(&self.checkpoint.tensors, path)?;
         let parts = ["weight", "bias", "kept_rows", "kept_columns"].map(|part| format!("{path}.{part}"));
@@ -308,6 +304,9 @@ impl Loader<'_> {
         let named = Some(config.labels.len()).filter(|&labels| labels > 0);
         // transformers' default for a config without labels is two.
         let classes = self.options.labels.or(found).or(named).unwrap_or(2);
+        if self.options.labels.is_none() && found.is_some() && self.method().is_none() {
+            self.checkpoint.check_labels(classes)?;
+        }
         let dense = self.head_projection(description.dense, config.hidden, config.hidden)?;
         let output = self.head_projection(description.output, classes, config.hidden)?;
         Ok(Head {
@@ -333,6 +332,7 @@ impl Loader<'_> {
                 .borrow_mut()
                 .extend([&weight_name, &bias_name].into_iter().filter_map(|name| self.checkpoint.find(name)));
             self.initialised.borrow_mut().extend([weight_name.clone(), bias_name.clone()]);
+            shapes::check_new_head(self.checkpoint, rows, columns)?;
             let mut value = vec![0.0; rows * columns];
             random::fill_normal(
                 random::derive(self.options.seed, &weight_name),

@@ -55,7 +55,7 @@ impl Model {
     /// # Errors
     /// A tensor that is missing, has another shape or cannot be read; a compact checkpoint to be trained.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<(Self, LoadReport), Error> {
-        let wiring = Wiring::from_config(&checkpoint.config)?;
+        let wiring = Wiring::of_checkpoint(checkpoint)?;
         let parts = load::load(checkpoint, &wiring, options)?;
         let model = Self {
             config: checkpoint.config.clone(),

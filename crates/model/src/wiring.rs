@@ -6,9 +6,14 @@
 
 use std::collections::BTreeMap;
 
+use finegates_checkpoint::Checkpoint;
 use finegates_checkpoint::config::{ActivationName, Config, Family};
 
 mod names;
+
+/// Most rows and columns that may die, `layers · (F + 2 D)`: each makes a rule or two. The largest encoder of a
+/// supported family, XLM-RoBERTa XXL, has 48 · 24,576, a quarter of it.
+const SIZE_LIMIT: usize = 1 << 22;
 
 /// The space in which the rows (outputs) or columns (inputs) of a projection live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -166,6 +171,15 @@ pub enum WiringError {
         /// The module.
         path: String,
     },
+    /// More rows and columns than any encoder has.
+    #[error(
+        "num_hidden_layers: expected at most {} rows and columns with gates in all layers, found {found}; check it, hidden_size and intermediate_size",
+        SIZE_LIMIT
+    )]
+    TooLarge {
+        /// `layers · (F + 2 D)`.
+        found: usize,
+    },
     /// The width does not divide into heads.
     #[error(
         "{path}: {width} dimensions do not divide into heads of {head_dim}; check num_attention_heads and hidden_size in config.json"
@@ -180,27 +194,75 @@ pub enum WiringError {
     },
 }
 
-impl Wiring {
-    /// The wiring of an encoder checkpoint, module paths with the family's prefix.
-    ///
-    /// # Errors
-    /// [`WiringError::Heads`] if `hidden` is not a multiple of `heads`.
-    pub fn from_config(config: &Config) -> Result<Wiring, WiringError> {
-        let shape = EncoderShape {
+impl EncoderShape {
+    /// The sizes that a config names.
+    pub(crate) fn of(config: &Config) -> EncoderShape {
+        EncoderShape {
             layers: config.layers,
             hidden: config.hidden,
             heads: config.heads,
             feed_forward: config.feed_forward,
             zero_to_zero: maps_zero_to_zero(config.activation),
-        };
-        Wiring::encoder(config.family, &shape)
+        }
+    }
+
+    /// The six projections of a layer in the wiring's order: role, module path, rows and columns.
+    pub(crate) fn projections(
+        &self,
+        family: Family,
+        layer: usize,
+    ) -> impl Iterator<Item = (Role, String, usize, usize)> + use<'_> {
+        names::modules(family).iter().map(move |(role, module)| {
+            let (rows, columns) = match role {
+                Role::Up => (self.feed_forward, self.hidden),
+                Role::Down => (self.hidden, self.feed_forward),
+                _ => (self.hidden, self.hidden),
+            };
+            (*role, format!("{}.{layer}.{module}", names::stack(family)), rows, columns)
+        })
+    }
+}
+
+impl Wiring {
+    /// The wiring of a checkpoint whose weights have the sizes its config names. In a compact one nothing is left to
+    /// die, so there are no rules.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape, and what [`Wiring::from_config`] refuses.
+    pub fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Wiring, crate::Error> {
+        crate::load::shapes::check(checkpoint)?;
+        let config = &checkpoint.config;
+        if config.compact.is_none() {
+            return Ok(Wiring::from_config(config)?);
+        }
+        Ok(Wiring::without_rules(config))
+    }
+
+    /// The projections of an encoder by its config, without what dies with what: for names and sizes alone, of which
+    /// there are few whatever the sizes are.
+    pub fn without_rules(config: &Config) -> Wiring {
+        let (shape, mut wiring) = (EncoderShape::of(config), Wiring::default());
+        for layer in 0..shape.layers {
+            for (role, path, rows, columns) in shape.projections(config.family, layer) {
+                wiring.push(path, layer, role, rows, columns);
+            }
+        }
+        wiring
+    }
+
+    /// The wiring of an encoder checkpoint, module paths with the family's prefix.
+    ///
+    /// # Errors
+    /// As [`Wiring::encoder`].
+    pub fn from_config(config: &Config) -> Result<Wiring, WiringError> {
+        Wiring::encoder(config.family, &EncoderShape::of(config))
     }
 
     /// The wiring of an encoder of the given family and sizes: six projections a layer, in the order query, key,
     /// value, attention output, up, down.
     ///
     /// # Errors
-    /// [`WiringError::Heads`] if `hidden` is not a multiple of `heads`.
+    /// [`WiringError::Heads`] if `hidden` is not a multiple of `heads`; [`WiringError::TooLarge`].
     pub fn encoder(family: Family, shape: &EncoderShape) -> Result<Wiring, WiringError> {
         if shape.heads == 0 || !shape.hidden.is_multiple_of(shape.heads) {
             return Err(WiringError::Heads {
@@ -209,17 +271,15 @@ impl Wiring {
                 head_dim: shape.hidden / shape.heads.max(1),
             });
         }
+        let found = shape.layers.saturating_mul(shape.feed_forward.saturating_add(2 * shape.hidden));
+        if found > SIZE_LIMIT {
+            return Err(WiringError::TooLarge { found });
+        }
         let mut wiring = Wiring::default();
         for layer in 0..shape.layers {
             let mut block = Block::default();
-            for (role, module) in names::modules(family) {
-                let (rows, columns) = match role {
-                    Role::Up => (shape.feed_forward, shape.hidden),
-                    Role::Down => (shape.hidden, shape.feed_forward),
-                    _ => (shape.hidden, shape.hidden),
-                };
-                let path = format!("{}.{layer}.{module}", names::stack(family));
-                block.place(*role, wiring.push(path, layer, *role, rows, columns));
+            for (role, path, rows, columns) in shape.projections(family, layer) {
+                block.place(role, wiring.push(path, layer, role, rows, columns));
             }
             wiring.add_block_rules(&block, Some(shape.hidden / shape.heads), shape.zero_to_zero)?;
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use finegates_checkpoint::{Adapter, AdapterConfig, Checkpoint, Tensor, TensorToWrite, write_tensors};
 use finegates_model::wiring::{EncoderShape, WiringError};
-use finegates_model::{GateSettings, LoadOptions, Method, Model, Purpose, Wiring};
+use finegates_model::{Batch, GateSettings, LoadOptions, Method, Model, Purpose, Wiring};
 use serde_json::{Value, json};
 
 fn tiny(family: &str) -> PathBuf {
@@ -122,6 +122,29 @@ fn a_new_head_does_not_dwarf_its_file() {
     let checkpoint = Checkpoint::open(folder.path()).expect("a checkpoint");
     let error = Model::load(&checkpoint, &LoadOptions::default()).expect_err("four gigabytes").to_string();
     assert!(error.contains("config.json: hidden_size: a new head of 32768 × 32768 would be larger"), "{error}");
+}
+
+#[test]
+fn a_model_without_layers_is_its_embeddings_and_head() {
+    let (_folder, checkpoint) = changed("bert", json!({"num_hidden_layers": 0}), "bert.encoder");
+    let batch = Batch::new([(&[2u32, 17, 3][..], &[0u32, 0, 0][..]), (&[2, 3], &[0, 0])]);
+    let (model, report) = Model::load(&checkpoint, &LoadOptions::default()).expect("a model");
+    assert_eq!((report.initialised, report.ignored), (Vec::new(), Vec::new()));
+    let logits = model.forward(&batch).expect("logits");
+    assert_eq!(logits.len(), 2 * model.classes());
+    // Nothing mixes the tokens, so the first one alone decides.
+    assert_eq!(logits[..model.classes()], logits[model.classes()..]);
+    let full = Purpose::Training { method: Method::Full, gates: GateSettings::default() };
+    let options = LoadOptions { purpose: full, ..LoadOptions::default() };
+    let mut model = Model::load(&checkpoint, &options).expect("a model").0;
+    assert_eq!(model.forward_training(&batch, None).expect("logits"), logits);
+    model.zero_gradients();
+    model.backward(&vec![1.0; logits.len()]);
+    let mut embeddings_move = false;
+    model.parameters(&mut |parameter| {
+        embeddings_move |= parameter.name.contains("word_embeddings") && parameter.gradient.iter().any(|&d| d != 0.0);
+    });
+    assert!(embeddings_move);
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::Error;
-use crate::config::{parse_json, read_text};
+use crate::config::parse_json;
 use crate::error::shorten;
+use crate::read::{CONFIG_LIMIT_BYTES, read_text};
 
 /// The value of `peft_type`.
 const PEFT_TYPE: &str = "FINEGATES";
@@ -72,7 +73,7 @@ impl AdapterConfig {
     /// # Errors
     /// When it is missing or no JSON, of another `peft_type`, or has a value that cannot be.
     pub fn read(path: &Path) -> Result<AdapterConfig, Error> {
-        AdapterConfig::parse(path, &read_text(path)?)
+        AdapterConfig::parse(path, &read_text(path, CONFIG_LIMIT_BYTES)?)
     }
 
     /// Reads the text of an `adapter_config.json`; `path` is for messages.

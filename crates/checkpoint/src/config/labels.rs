@@ -1,5 +1,7 @@
 //! The labels of a classifier, and what kind of problem its head solves.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use super::Problem;
@@ -43,6 +45,26 @@ pub(super) fn read(reader: &Reader) -> Result<Vec<String>, Error> {
     }
     // Every index fits and none occurs twice, so every slot is filled.
     Ok(labels.into_iter().flatten().collect())
+}
+
+/// Whether the labels fit a head of so many rows, each by a name of its own.
+pub(super) fn check(reader: &Reader, labels: &[String], rows: usize) -> Result<(), Error> {
+    if labels.is_empty() {
+        return Ok(());
+    }
+    if labels.len() != rows {
+        let field = if reader.get("id2label").is_some() { "id2label" } else { "num_labels" };
+        let expected = format!("{rows} labels, one for each row of the head");
+        return Err(reader.wrong(field, expected, labels.len().to_string()));
+    }
+    let mut seen = HashMap::new();
+    for (index, name) in labels.iter().enumerate() {
+        if let Some(first) = seen.insert(name, index) {
+            let found = format!("{} for both {first} and {index}", shorten(name));
+            return Err(reader.wrong("id2label", "a different name for each label".into(), found));
+        }
+    }
+    Ok(())
 }
 
 /// `problem_type`.

@@ -1,7 +1,5 @@
 //! Reading single fields of an untrusted JSON object, each with its range and its name in the error.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -22,22 +20,6 @@ pub(super) const ROWS_LIMIT: u64 = 1 << 24;
 pub(super) const SEGMENTS_LIMIT: u64 = 1 << 16;
 /// Most buckets of a relative position bias.
 pub(super) const BUCKETS_LIMIT: u64 = 1 << 12;
-/// Largest text file read, in bytes: tokenizers with a quarter of a million entries have a tenth of it.
-const TEXT_LIMIT_BYTES: u64 = 256 << 20;
-
-/// Reads a text file, refusing what cannot be one by its size.
-pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
-    let mut file = File::open(path).map_err(Error::io(path, "open"))?;
-    let size_bytes = file.metadata().map_err(Error::io(path, "examine"))?.len();
-    if size_bytes > TEXT_LIMIT_BYTES {
-        return Err(Error::TooLarge { path: path.to_path_buf(), size_bytes, limit_bytes: TEXT_LIMIT_BYTES });
-    }
-    let mut bytes = Vec::new();
-    // The limit once more, for a file may grow and a device has no size.
-    file.by_ref().take(TEXT_LIMIT_BYTES).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
-    String::from_utf8(bytes)
-        .map_err(|error| Error::Text { path: path.to_path_buf(), position: error.utf8_error().valid_up_to() })
-}
 
 /// Parses a text as one JSON object.
 pub(crate) fn parse_json(path: &Path, text: &str) -> Result<Map<String, Value>, Error> {

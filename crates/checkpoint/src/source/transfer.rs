@@ -18,6 +18,15 @@ const REDIRECTS: usize = 10;
 /// Attempts before giving up on a server that answers with an error or stops answering.
 const ATTEMPTS: u32 = 5;
 
+/// How long a busy server is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Patience {
+    /// There is something else to go on with.
+    Little,
+    /// There is not.
+    Much,
+}
+
 /// A reply whose body has not been read.
 pub(super) struct Reply {
     pub status: u16,
@@ -30,6 +39,11 @@ pub(super) struct Reply {
 impl Reply {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Whether the server may answer otherwise some other time.
+    pub fn is_busy(&self) -> bool {
+        matches!(self.status, 429 | 500..=599)
     }
 }
 
@@ -74,24 +88,32 @@ impl Client {
     }
 
     /// A GET of a small document, following every redirect and retrying while the server is busy.
-    pub fn get(&self, url: &str) -> Result<Reply, Unreachable> {
-        self.patiently(|| self.follow("GET", url, None, |_| true))
+    pub fn get(&self, url: &str, patience: Patience) -> Result<Reply, Unreachable> {
+        self.patiently(patience, || self.follow("GET", url, None, |_| true))
     }
 
     /// A HEAD that follows redirects within the hub (renamed models) but not those to where the data lies.
-    pub fn head(&self, url: &str) -> Result<Reply, Unreachable> {
-        self.patiently(|| {
+    pub fn head(&self, url: &str, patience: Patience) -> Result<Reply, Unreachable> {
+        self.patiently(patience, || {
             self.follow("HEAD", url, None, |location| location.starts_with('/') && !location.starts_with("//"))
         })
     }
 
-    fn patiently(&self, request: impl Fn() -> Result<Reply, Unreachable>) -> Result<Reply, Unreachable> {
+    fn patiently(
+        &self,
+        patience: Patience,
+        request: impl Fn() -> Result<Reply, Unreachable>,
+    ) -> Result<Reply, Unreachable> {
+        let (attempts, longest_seconds) = match patience {
+            Patience::Little => (2, 2),
+            Patience::Much => (ATTEMPTS, 60),
+        };
         let mut attempt = 1;
         loop {
             match request() {
-                Ok(reply) if attempt < ATTEMPTS && matches!(reply.status, 429 | 500 | 502 | 503 | 504) => {
+                Ok(reply) if attempt < attempts && matches!(reply.status, 429 | 500 | 502 | 503 | 504) => {
                     let asked = reply.header("retry-after").and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
-                    thread::sleep(Duration::from_secs(u64::min(60, asked)).max(backoff(attempt)));
+                    thread::sleep(Duration::from_secs(u64::min(longest_seconds, asked)).max(backoff(attempt)));
                     attempt += 1;
                 }
                 other => return other,

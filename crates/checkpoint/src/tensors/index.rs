@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use super::{Shard, TensorFile};
 use crate::Error;
-use crate::config::read_text;
 use crate::error::shorten;
+use crate::read::{TOKENIZER_LIMIT_BYTES, read_text};
 
 #[derive(Deserialize)]
 struct Index {
@@ -61,7 +61,7 @@ pub(crate) fn shard_names(path: &Path) -> Result<BTreeSet<String>, Error> {
 }
 
 fn read(path: &Path) -> Result<Index, Error> {
-    let text = read_text(path)?;
+    let text = read_text(path, TOKENIZER_LIMIT_BYTES)?;
     serde_json::from_str(&text)
         .map_err(|error| Error::Json { path: path.to_path_buf(), reason: shorten(&error.to_string()) })
 }

@@ -14,30 +14,47 @@ use tokenizers::tokenizer::Tokenizer as Library;
 use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use super::settings::Settings;
-use super::{failed, guarded};
+use super::{failed, guarded, limits};
 use crate::Error;
-use crate::config::{Family, parse_json, read_text};
+use crate::config::{Config, Family, parse_json};
 use crate::error::shorten;
+use crate::read::{TOKENIZER_LIMIT_BYTES, read_text};
 
-/// The tokenizer of a model folder and the file it was read from.
-pub(super) fn open(folder: &Path, family: Family, settings: &Settings) -> Result<(PathBuf, Library), Error> {
+/// A tokenizer of the library, and where it is from.
+pub(super) struct Built {
+    /// The file it was read from.
+    pub path: PathBuf,
+    pub library: Library,
+    /// The most by which it lengthens a text before the text is split.
+    pub growth: f64,
+}
+
+/// What the normalizers and splitters of a tokenizer built here make of a text: BERT's spaces around Chinese letters and
+/// accents on their own, or the byte level's two bytes for one.
+const OWN_GROWTH: f64 = 4.0;
+
+/// The tokenizer of a model folder.
+pub(super) fn open(folder: &Path, config: &Config, settings: &Settings) -> Result<Built, Error> {
     let json = folder.join("tokenizer.json");
     if json.is_file() {
-        let text = read_text(&json)?;
-        let mut library =
-            guarded(&json, || Library::from_bytes(text.as_bytes()).map_err(|error| failed(&json, error)))?;
-        adjust(&mut library, settings).map_err(|error| failed(&json, error))?;
-        return Ok((json, library));
+        let text = read_text(&json, TOKENIZER_LIMIT_BYTES)?;
+        let growth = guarded(&json, || limits::check(&json, &text, config))?;
+        let library = guarded(&json, || {
+            let mut library = Library::from_bytes(text.as_bytes()).map_err(|error| failed(&json, error))?;
+            adjust(&mut library, settings).map_err(|error| failed(&json, error))?;
+            Ok(library)
+        })?;
+        return Ok(Built { path: json, library, growth });
     }
     let words = folder.join("vocab.txt");
     if words.is_file() {
-        let library = guarded(&words, || word_piece(&words, family, settings))?;
-        return Ok((words, library));
+        let library = guarded(&words, || word_piece(&words, config.family, settings))?;
+        return Ok(Built { path: words, library, growth: OWN_GROWTH });
     }
     let (vocabulary, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
     if vocabulary.is_file() && merges.is_file() {
         let library = guarded(&vocabulary, || byte_level(&vocabulary, &merges, settings))?;
-        return Ok((vocabulary, library));
+        return Ok(Built { path: vocabulary, library, growth: OWN_GROWTH });
     }
     Err(Error::NoTokenizer { folder: folder.to_path_buf(), reason: explain_absence(folder) })
 }
@@ -92,7 +109,7 @@ fn word_piece(path: &Path, family: Family, settings: &Settings) -> Result<Librar
         Some("BertTokenizer" | "DistilBertTokenizer") => false,
         _ => family == Family::MpNet,
     };
-    let text = read_text(path)?;
+    let text = read_text(path, TOKENIZER_LIMIT_BYTES)?;
     let vocabulary: Vocab = lines(&text).enumerate().map(|(id, token)| (token.to_owned(), id as u32)).collect();
     let names: &[(&str, &str)] = match like_mpnet {
         true => &[
@@ -221,7 +238,7 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn vocabulary_of(path: &Path) -> Result<Vocab, Error> {
-    let object = parse_json(path, &read_text(path)?)?;
+    let object = parse_json(path, &read_text(path, TOKENIZER_LIMIT_BYTES)?)?;
     let id = |(token, id): (String, Value)| match id.as_u64().and_then(|id| u32::try_from(id).ok()) {
         Some(id) => Ok((token, id)),
         None => Err(failed(path, format!("{}: expected an id, found {}", shorten(&token), shorten(&id.to_string())))),
@@ -230,7 +247,7 @@ fn vocabulary_of(path: &Path) -> Result<Vocab, Error> {
 }
 
 fn merges_of(path: &Path) -> Result<Vec<(String, String)>, Error> {
-    let text = read_text(path)?;
+    let text = read_text(path, TOKENIZER_LIMIT_BYTES)?;
     let mut merges = Vec::new();
     for (number, line) in lines(&text).enumerate() {
         if line.starts_with("#version") || line.is_empty() {

@@ -6,8 +6,9 @@ use serde_json::{Map, Value};
 use tokenizers::{AddedToken, TruncationDirection};
 
 use crate::Error;
-use crate::config::{parse_json, read_text};
+use crate::config::parse_json;
 use crate::error::shorten;
+use crate::read::{TOKENIZER_LIMIT_BYTES, read_text};
 
 /// The settings that matter for encoding. What a file does not say is `None`.
 #[derive(Debug, Default)]
@@ -126,5 +127,5 @@ fn read_if_there(path: &Path) -> Result<Map<String, Value>, Error> {
     if !path.is_file() {
         return Ok(Map::new());
     }
-    parse_json(path, &read_text(path)?)
+    parse_json(path, &read_text(path, TOKENIZER_LIMIT_BYTES)?)
 }

@@ -95,6 +95,29 @@ fn labels_come_in_the_order_of_their_ids() {
 }
 
 #[test]
+fn labels_must_fit_the_head_and_be_told_apart() {
+    let check = |changes, rows| {
+        let config = read("bert", changes).expect("a config, whatever its labels are");
+        config.check_labels(std::path::Path::new("model"), rows).map_err(|error| error.to_string())
+    };
+    let path = std::path::Path::new("model").join("config.json").display().to_string();
+    assert_eq!(check(json!({"id2label": {"0": "a", "1": "b"}}), 2), Ok(()));
+    assert_eq!(check(json!({}), 3), Ok(()));
+    assert_eq!(
+        check(json!({"id2label": {"0": "a", "1": "b"}}), 3),
+        Err(format!("{path}: id2label: expected 3 labels, one for each row of the head, found 2"))
+    );
+    assert_eq!(
+        check(json!({"num_labels": 4}), 3),
+        Err(format!("{path}: num_labels: expected 3 labels, one for each row of the head, found 4"))
+    );
+    assert_eq!(
+        check(json!({"id2label": {"0": "a", "1": "b", "2": "a"}}), 3),
+        Err(format!("{path}: id2label: expected a different name for each label, found a for both 0 and 2"))
+    );
+}
+
+#[test]
 fn impossible_values_are_refused_by_name() {
     for (changes, said) in [
         (json!({"hidden_size": 0}), "hidden_size: expected an integer from 1 to 65536, found 0"),

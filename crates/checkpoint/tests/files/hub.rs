@@ -1,5 +1,6 @@
 //! The hub client against a stand-in on this machine; no request leaves it.
 
+mod dataset;
 mod server;
 
 use std::cell::RefCell;
@@ -265,6 +266,47 @@ fn a_busy_server_is_asked_again_and_renamed_models_are_found() {
     let found = fetch("old", cache.path(), &outer.url(), &[]).0.expect("found under its new name");
     assert_eq!(found, cache.path().join("hub/models--old/snapshots").join(COMMIT));
     assert_eq!(fs::read(found.join("model.safetensors")).expect("read"), weights());
+}
+
+#[test]
+fn a_busy_hub_is_as_good_as_none_when_the_model_is_in_the_cache() {
+    let cache = folder();
+    let data = Server::start(|_| Reply::ok(weights()));
+    let found = fetch("org/name", cache.path(), &hub(model_files(), &data).url(), &[]).0.expect("fetched");
+    for status in [429, 500, 503] {
+        let busy = Server::start(move |_| Reply::status(status).with("retry-after", "0"));
+        let (copy, told) = fetch("org/name", cache.path(), &busy.url(), &[]);
+        assert_eq!(copy.expect("the copy"), found);
+        let expected =
+            format!("org/name: the hub cannot be reached, using the copy in its cache (it answered {status})");
+        assert_eq!(told, [expected]);
+        assert_eq!(busy.requests().len(), 2, "asked once more, not for minutes");
+    }
+    // What is refused for good is not hidden by an old copy.
+    let gone = Server::start(|_| Reply::status(404));
+    let error = fetch("org/name", cache.path(), &gone.url(), &[]).0.expect_err("gone").to_string();
+    assert!(error.contains("the hub knows no such model"), "{error}");
+}
+
+#[test]
+fn offline_is_said_as_huggingface_hub_reads_it() {
+    for (value, expected) in [
+        ("1", true),
+        ("ON", true),
+        ("yes", true),
+        ("True", true),
+        ("0", false),
+        ("", false),
+        ("no", false),
+        ("2", false),
+    ] {
+        for variable in ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"] {
+            let environment = |name: &str| (name == variable).then(|| OsString::from(value));
+            let options = FetchOptions { environment: Some(&environment), ..FetchOptions::default() };
+            assert_eq!(options.hub_offline(), expected, "{variable}={value}");
+            assert!(FetchOptions { offline: true, ..options }.hub_offline());
+        }
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod checkpoint;
 mod compact;
 mod config;
 mod hub;
+mod limits;
 mod package;
 mod support;
 mod tensors;

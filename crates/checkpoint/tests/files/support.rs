@@ -48,10 +48,13 @@ pub fn config_text(base: Value, changes: Value) -> String {
     Value::Object(base).to_string()
 }
 
-/// The folder of shared data beside the repository; tests that need it say so when it is missing.
+/// The folder of shared data beside the repository; tests that need it say so when it is missing, and fail if
+/// `FINEGATES_REQUIRE_SHARED=1`.
 pub fn shared() -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
     if !path.is_dir() {
+        let required = std::env::var_os("FINEGATES_REQUIRE_SHARED").is_some_and(|value| value == "1");
+        assert!(!required, "FINEGATES_REQUIRE_SHARED is set and {} is missing", path.display());
         eprintln!("skipped: {} is missing", path.display());
         return None;
     }

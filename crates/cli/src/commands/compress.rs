@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use finegates_checkpoint::read::{TOKENIZER_LIMIT_BYTES, read_text};
 use finegates_checkpoint::{Checkpoint, Tokenizer};
 use finegates_compress::removal::Totals;
 use finegates_compress::{Report, Request, Source, synthetic_probe};
@@ -161,7 +162,7 @@ fn tokenizer_files(
     let is_settings = |path: &PathBuf| path.file_name().is_some_and(|name| name == NAME);
     let mut settings = serde_json::Map::new();
     if let Some(path) = files.iter().find(|path| is_settings(path)) {
-        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let text = read_text(path, TOKENIZER_LIMIT_BYTES)?;
         settings = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     }
     settings.insert("model_max_length".to_owned(), length.into());

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use clap::Args;
 use finegates_checkpoint::adapter::{Adapter, AdapterConfig, TargetModules};
+use finegates_checkpoint::read::{SETTINGS_LIMIT_BYTES, read_text};
 use finegates_checkpoint::{Checkpoint, Config};
 use finegates_compress::removal::{GateCounts, ProjectionRemoval, Removal, Totals};
 use finegates_compress::report::FILE_NAME;
@@ -96,7 +97,7 @@ fn of_checkpoint(artifact: &Artifact, common: &Common) -> anyhow::Result<Report>
         report.notes.extend(notes);
         report.kind = Kind::Compact.to_string();
     } else {
-        let wiring = Wiring::from_config(config).map_err(finegates_model::Error::from)?;
+        let wiring = Wiring::of_checkpoint(&checkpoint)?;
         report.removal = Removal::measure(&wiring, &[])?;
     }
     if artifact.kind == Kind::Run {
@@ -156,7 +157,7 @@ fn of_adapter(
 
 /// Refuses a base that the gates were not trained on.
 fn check_base(gated: &Wiring, config: &Config) -> anyhow::Result<()> {
-    let base = Wiring::from_config(config).map_err(finegates_model::Error::from)?;
+    let base = Wiring::without_rules(config);
     for place in &gated.projections {
         let Some(own) = base.projections.iter().find(|own| own.path == place.path) else {
             bail!("{}: the base model has no such layer; was it trained on another model?", place.path);
@@ -238,9 +239,10 @@ fn adapter_facts(config: &AdapterConfig) -> Value {
 
 /// What a run says of itself: its `summary.json`, or that it is not finished.
 fn training(run: &Path) -> Value {
-    match std::fs::read(run.join("summary.json")) {
-        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or(Value::Null),
-        Err(_) => json!({"ending": "unfinished"}),
+    match read_text(&run.join("summary.json"), SETTINGS_LIMIT_BYTES) {
+        Ok(text) => serde_json::from_str(&text).unwrap_or(Value::Null),
+        Err(finegates_checkpoint::Error::Io { .. }) => json!({"ending": "unfinished"}),
+        Err(_) => Value::Null,
     }
 }
 
@@ -266,7 +268,7 @@ fn training_text(training: &Value) -> String {
 
 /// What was removed to make a compact folder. Without its report, what is left still tells what was removed in all.
 fn compact_removal(checkpoint: &Checkpoint) -> anyhow::Result<(Removal, Vec<String>)> {
-    let wiring = Wiring::from_config(&checkpoint.config).map_err(finegates_model::Error::from)?;
+    let wiring = Wiring::of_checkpoint(checkpoint)?;
     let left = |path: &str, side: &str| {
         let shape = checkpoint.tensors.shape(&format!("{path}.{side}"));
         shape.and_then(|shape| shape.first().copied()).unwrap_or(0)

@@ -76,8 +76,9 @@ pub fn run(arguments: &QuickstartArguments, common: &Common) -> anyhow::Result<(
     make_room(folder, arguments.overwrite)?;
 
     heading(output, 1, "Fetch a model and data")?;
-    let model = fetch::model(common)?;
-    let data = fetch::data(&folder.join("data"), common)?;
+    let sources = fetch::Sources::new(common);
+    let model = sources.model()?;
+    let data = fetch::data(&folder.join("data"), &sources)?;
     let seconds_fetching = started.elapsed().as_secs_f64();
     output.line(&format!(
         "model  {model}\ndata   SMS Spam Collection: {} messages to train on, {} to validate on",

@@ -4,17 +4,23 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::{Kind, Repository};
 use crate::Error;
+use crate::read::{SETTINGS_LIMIT_BYTES, read_text};
 use crate::write::{parent, sync_folder, write_atomic};
 
-/// The cache of one model.
+/// The cache of one model or data set.
 pub(super) struct Storage {
     folder: PathBuf,
 }
 
 impl Storage {
-    pub fn new(cache: &Path, id: &str) -> Storage {
-        Storage { folder: cache.join(format!("models--{}", id.replace('/', "--"))) }
+    pub fn new(cache: &Path, repository: &Repository) -> Storage {
+        let kind = match repository.kind {
+            Kind::Model => "models",
+            Kind::Dataset => "datasets",
+        };
+        Storage { folder: cache.join(format!("{kind}--{}", repository.id.replace('/', "--"))) }
     }
 
     pub fn folder(&self) -> &Path {
@@ -31,15 +37,18 @@ impl Storage {
         self.folder.join("blobs").join(etag)
     }
 
+    /// The commit that a revision is, or was when it was last asked for.
+    pub fn commit(&self, revision: &str) -> Option<String> {
+        if is_commit(revision) {
+            return Some(revision.to_owned());
+        }
+        let text = read_text(&self.reference(revision), SETTINGS_LIMIT_BYTES).ok()?;
+        Some(text.trim().to_owned()).filter(|commit| is_commit(commit))
+    }
+
     /// The snapshot of a revision, when everything a model needs is in it.
     pub fn cached(&self, revision: &str) -> Option<PathBuf> {
-        let commit = if is_commit(revision) {
-            revision.to_owned()
-        } else {
-            let text = fs::read_to_string(self.reference(revision)).ok()?;
-            Some(text.trim().to_owned()).filter(|commit| is_commit(commit))?
-        };
-        Some(self.snapshot(&commit)).filter(|folder| super::complete(folder))
+        Some(self.snapshot(&self.commit(revision)?)).filter(|folder| super::complete(folder))
     }
 
     /// Remembers that `revision` is `commit`.
@@ -97,7 +106,9 @@ impl Storage {
         make_folder(&folder)?;
         let _ = fs::remove_file(place);
         let name = blob.file_name().unwrap_or_default();
-        let target: PathBuf = ["..", "..", "blobs"].iter().collect::<PathBuf>().join(name);
+        // From the folder the file is in: up to the snapshot, and out of it.
+        let depth = place.strip_prefix(&self.folder).map_or(3, |inside| inside.components().count()) - 1;
+        let target = std::iter::repeat_n("..", depth).collect::<PathBuf>().join("blobs").join(name);
         match symlink(&target, place) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && place.is_file() => {}

