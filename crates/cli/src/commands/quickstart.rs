@@ -18,7 +18,7 @@ use super::bench::{self, Measured};
 use super::model::{Pair, Saved};
 use super::{compress, eval, train};
 use crate::arguments::{Common, program};
-use crate::figures::{bytes, count, counted, duration, integer, rate, share};
+use crate::figures::{bytes, count, counted, duration, integer, percent, rate, share};
 use crate::output::{Interrupted, Output};
 use crate::table::Table;
 
@@ -247,9 +247,10 @@ fn closing_text(outcome: &Outcome) -> String {
     let (folder, program) = (outcome.folder.display(), program());
     format!(
         "\nWhat came out\n\n{table}\n\
-         Always answering '{}' would be right for {majority:.4} of the messages. Both runs are {} long; each is shown\n\
-         as it was after its best epoch on these messages. The compact model has {} of the gated weights removed and is\n\
-         {} on disk (most of it the word table, which is not gated). {} in all, {} of it fetching.\n\n\
+         Always answering '{}' would be right for {majority:.4} of the messages. Both runs are {} long, and each is shown\n\
+         as it was after its best epoch on these messages; the gated one, of the epochs with {} removed at least.\n\
+         The compact model has {} of the gated weights removed and is {} on disk, most of it the word table, which\n\
+         is not gated. {} in all, {} of it fetching.\n\n\
          Try it\n\n  \
          echo \"WINNER! Claim your free prize now, text WIN to 80082\" | {program} predict {folder}/compact\n  \
          {program} inspect {folder}/gates\n  \
@@ -263,6 +264,7 @@ fn closing_text(outcome: &Outcome) -> String {
          Next: --target-sparsity 0.7 after a recipe removes more; --train and --validation take files of your own.\n",
         settings::DATA_LABELS[0],
         counted(outcome.gates.summary.epoch, "epoch"),
+        percent(settings::LEAST_REMOVED),
         share(totals.removed_with_liveness, totals.gated_parameters),
         bytes(outcome.compression.size_bytes.after),
         duration(std::time::Duration::from_secs_f64(outcome.seconds_in_all)),
