@@ -113,7 +113,7 @@ def main():
     seed("data", "parquet", b"\x04" + base64.b64decode(PARQUET))
     seed("recipe", "small", b'model = "m"\ndata = "/d"\nepochs = 2.5\nevaluate_every = "50 steps"\nmethod = "full"\ntask = "mnli"\n'
          b'schedule = "cosine"\nkurtosis = true\nvalidation = ["/a", "/b"]\nbest_metric = "loss"\nseed = 7\n')
-    standing = {"format_version": 1, "step": 1, "evaluation_pending": False, "early_stopped": False,
+    standing = {"format_version": 2, "step": 1, "evaluation_pending": False, "early_stopped": False,
                 "evaluations_since_best": 0, "best": None, "journal_bytes": 9, "sequences": 4, "step_seconds": 0.5,
                 "seconds": 0.5, "data": "00", "base_model": "00"}
     header = json.dumps({"__metadata__": {"finegates_state": json.dumps(standing)},

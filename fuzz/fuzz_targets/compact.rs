@@ -5,16 +5,13 @@
 use std::sync::LazyLock;
 
 use finegates_checkpoint::Checkpoint;
-use finegates_fuzz::{Scratch, parts, safetensors};
+use finegates_fuzz::Scratch;
 use libfuzzer_sys::fuzz_target;
 
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(Scratch::new);
 
 fuzz_target!(|data: &[u8]| {
-    let mut pieces = parts(data);
-    let (config, header) = (pieces.next().unwrap_or_default(), pieces.next().unwrap_or_default());
-    SCRATCH.write("config.json", config);
-    SCRATCH.write("model.safetensors", &safetensors(header, pieces.next().unwrap_or_default()));
+    SCRATCH.write_parts(data, "config.json", "model.safetensors");
     let Ok(checkpoint) = Checkpoint::open(SCRATCH.path()) else { return };
     let Some(info) = &checkpoint.config.compact else { return };
     for (module, &(rows, columns)) in &info.projections {

@@ -6,17 +6,14 @@
 use std::sync::LazyLock;
 
 use finegates_checkpoint::Checkpoint;
-use finegates_fuzz::{Scratch, parts, safetensors};
+use finegates_fuzz::Scratch;
 use finegates_model::{Batch, GateSettings, LoadOptions, Method, Model, Purpose, Wiring};
 use libfuzzer_sys::fuzz_target;
 
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(Scratch::new);
 
 fuzz_target!(|data: &[u8]| {
-    let mut pieces = parts(data);
-    let (config, header) = (pieces.next().unwrap_or_default(), pieces.next().unwrap_or_default());
-    SCRATCH.write("config.json", config);
-    SCRATCH.write("model.safetensors", &safetensors(header, pieces.next().unwrap_or_default()));
+    SCRATCH.write_parts(data, "config.json", "model.safetensors");
     let Ok(checkpoint) = Checkpoint::open(SCRATCH.path()) else { return };
     let _ = Wiring::of_checkpoint(&checkpoint);
     let gates = GateSettings::default();

@@ -28,6 +28,15 @@ impl Scratch {
         fs::write(self.folder.path().join(name), bytes).expect("write into the temporary folder");
     }
 
+    /// Writes a config and a safetensors file from the parts of an input: config, header, data.
+    pub fn write_parts(&self, data: &[u8], config: &str, tensors: &str) {
+        let mut pieces = parts(data);
+        let mut next = || pieces.next().unwrap_or_default();
+        self.write(config, next());
+        let header = next();
+        self.write(tensors, &safetensors(header, next()));
+    }
+
     /// Removes one file, if it is there.
     pub fn remove(&self, name: &str) {
         let _ = fs::remove_file(self.folder.path().join(name));

@@ -23,7 +23,8 @@ pub fn quietly<T>(action: impl FnOnce() -> T) -> std::thread::Result<T> {
     HOOK.call_once(|| {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |information| {
-            if QUIET.get() == 0 {
+            // The value is gone when its thread is.
+            if QUIET.try_with(Cell::get).unwrap_or(0) == 0 {
                 previous(information);
             }
         }));

@@ -20,7 +20,7 @@ use pieces::{Pieces, Reach};
 use settings::Settings;
 
 /// The files a tokenizer may consist of.
-const FILES: [&str; 8] = [
+pub const FILES: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",

@@ -42,7 +42,8 @@ pub struct Arguments {
 
 /// The program as it was called, for commands that a person may copy: `finegates`, or the path of one that is not installed.
 pub fn program() -> String {
-    let called = std::env::args().next().filter(|called| called.contains(std::path::is_separator));
+    let called = std::env::args_os().next().and_then(|called| called.into_string().ok());
+    let called = called.filter(|called| called.contains(std::path::is_separator));
     match called {
         Some(path) if path.contains(char::is_whitespace) => format!("\"{path}\""),
         Some(path) => path,

@@ -133,16 +133,35 @@ fn check_destination(request: &Request<'_>) -> Result<(), Error> {
         return Err(Error::DestinationTaken { path: path.to_owned() });
     }
     // Whatever else is in a folder may be somebody's work: runs, data, whole disks.
-    if !empty && !path.join(report::FILE_NAME).is_file() {
-        return refuse(
-            "holds something other than a compact model, which overwriting would delete; name another folder",
-        );
+    if !empty && let Some(name) = foreign(path).map_err(fail)? {
+        return refuse(&format!(
+            "holds something other than a compact model ({name}), which overwriting would delete; name another folder"
+        ));
     }
     let (inside, place) = (fs::canonicalize(&request.base.folder), fs::canonicalize(path));
     if inside.is_ok_and(|inside| place.is_ok_and(|place| inside.starts_with(place))) {
         return refuse("holds the base checkpoint, which overwriting would delete; name another folder");
     }
     Ok(())
+}
+
+/// An entry of a folder that no compact model has, or the report that every one has if that is missing.
+fn foreign(folder: &Path) -> std::io::Result<Option<String>> {
+    if !folder.join(report::FILE_NAME).is_file() {
+        return Ok(Some(format!("no {}", report::FILE_NAME)));
+    }
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let weights = [".safetensors", ".safetensors.index.json"].iter().any(|end| name.ends_with(end));
+        let known = [report::FILE_NAME, "config.json"].contains(&name.as_str())
+            || name.starts_with("model") && weights
+            || finegates_checkpoint::tokenizer::FILES.contains(&name.as_str());
+        if !known || !entry.file_type()?.is_file() {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// A new folder beside the destination; it goes away by itself unless it is kept.

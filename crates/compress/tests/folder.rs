@@ -133,7 +133,7 @@ fn folder_with_content_is_replaced_only_when_asked() {
     tiny.compress(&destination).unwrap();
     let again = tiny.compress(&destination).unwrap_err();
     assert!(matches!(again, Error::DestinationTaken { .. }), "{again}");
-    fs::write(destination.join("old"), "from before").unwrap();
+    fs::write(destination.join("vocab.txt"), "from before").unwrap();
     tiny.compress_with(&destination, |request| request.overwrite = true).unwrap();
     assert_eq!(names(&destination), ["compression.json", "config.json", "model.safetensors"]);
     assert_eq!(names(place.path()), ["compact"]);
@@ -178,7 +178,11 @@ fn only_a_compact_model_is_overwritten() {
         fs::write(mine.join(name), "precious").unwrap();
     }
     let tiny = some_closed("bert");
-    for destination in [place.path(), &mine, &mine.join("best")] {
+    // A compact model with a run inside is not one to delete either.
+    let around = place.path().join("around");
+    tiny.compress(&around).unwrap();
+    fs::create_dir(around.join("run")).unwrap();
+    for destination in [place.path(), &mine, &mine.join("best"), &around] {
         let refused = tiny.compress_with(destination, |request| request.overwrite = true);
         assert!(matches!(refused, Err(Error::Destination { .. })), "{}", destination.display());
     }

@@ -249,7 +249,8 @@ pub enum RowProblem {
     },
     /// A second text in a file whose first rows have none.
     #[error(
-        "column {column:?}: not in the first rows, so it was not read as the second text; name it with --text-pair"
+        "column {column:?}: not in the first rows, so it was not read as the second text; name it with --text-pair if every row \
+         has it, or the text's own column with --text to read single texts"
     )]
     LateColumn {
         /// The column.

@@ -319,7 +319,8 @@ fn late(object: &serde_json::Map<String, serde_json::Value>, unexpected: &[&str]
     if unexpected.is_empty() {
         return None;
     }
-    object.iter().find(|(key, value)| !value.is_null() && is_late(key)).map(|(key, _)| key.clone())
+    let says = |value: &serde_json::Value| !value.is_null() && value.as_str() != Some("");
+    object.iter().find(|(key, value)| says(value) && is_late(key)).map(|(key, _)| key.clone())
 }
 
 /// The keys of the first `wanted` objects in the order in which they turn up, everything read up to there, and whether there

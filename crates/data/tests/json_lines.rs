@@ -37,7 +37,7 @@ fn texts(mut rows: TextRows) -> Vec<String> {
 }
 
 const LATE: &str = "column \"text_pair\": not in the first rows, so it was not read as the second text; name it with \
-                    --text-pair";
+                    --text-pair if every row has it, or the text's own column with --text to read single texts";
 
 #[test]
 fn a_first_row_without_a_key_is_one_broken_row() {

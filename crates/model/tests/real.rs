@@ -1,5 +1,5 @@
 //! MiniLM and MPNet with their real weights against transformers, on 44 sentences and pairs (`fixtures/real`). No test fetches
-//! a model: one that is not in the user's cache is skipped, and said so.
+//! a model: one that is not in the user's cache is skipped, and said so; with FINEGATES_REQUIRE_MODELS set that is a failure.
 
 #[path = "../../../fixtures/counter_normal.rs"]
 mod counter_normal;
@@ -21,7 +21,10 @@ fn real_checkpoints_give_the_logits_of_transformers() {
     {
         match resolve(spec, &FetchOptions { offline: true, ..FetchOptions::default() }) {
             Ok(folder) => compare(name, &folder),
-            Err(error) => eprintln!("skipped: {error}"),
+            Err(error) => {
+                assert!(std::env::var_os("FINEGATES_REQUIRE_MODELS").is_none(), "{error}");
+                eprintln!("skipped: {error}");
+            }
         }
     }
 }

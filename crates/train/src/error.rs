@@ -130,7 +130,7 @@ pub enum StateLeft {
 impl std::fmt::Display for StateLeft {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            StateLeft::Untouched => f.write_str("the state saved last is left as it was, but "),
+            StateLeft::Untouched => f.write_str("no state was saved after it, and "),
             StateLeft::Saved => f.write_str("the state before this step was saved, but "),
             StateLeft::Unsaved(why) => write!(f, "the state before this step could not be saved ({why}), and "),
         }

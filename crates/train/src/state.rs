@@ -14,7 +14,7 @@ use crate::optimizer::Moments;
 
 /// The name of the file in the run's `state` folder.
 pub const STATE_FILE: &str = "state.safetensors";
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 const METADATA_KEY: &str = "finegates_state";
 
 /// Where a run stands. Everything random follows from the recipe's seed and the step, so no generator's state is in it.
@@ -32,8 +32,7 @@ pub struct Standing {
     pub evaluations_since_best: usize,
     /// The best evaluation.
     pub best: Option<Best>,
-    /// The last evaluation; none in states written before it was kept.
-    #[serde(default)]
+    /// The last evaluation; none before the first.
     pub last: Option<EvaluationRecord>,
     /// The length of `metrics.jsonl`.
     pub journal_bytes: u64,
@@ -90,8 +89,11 @@ pub fn read(path: &Path) -> Result<(Standing, TensorFile), Error> {
 impl Standing {
     /// Refuses what no run can have come to.
     fn check(&self) -> Result<(), String> {
-        if self.format_version == 0 {
-            return Err("expected format version 1, found 0".to_owned());
+        if self.format_version < FORMAT_VERSION {
+            let found = self.format_version;
+            return Err(format!(
+                "format version {found}, of an earlier build that told base models apart otherwise; start the run anew with --overwrite"
+            ));
         }
         // A million years; more would be no duration.
         let possible = |seconds: f64| (0.0..3.2e13).contains(&seconds);

@@ -41,7 +41,7 @@ struct AddedToken {
 /// Checks the text of a `tokenizer.json` and returns the most by which it lengthens a text before it is split.
 pub(super) fn check(path: &Path, text: &str, config: &Config) -> Result<f64, Error> {
     let parts: Parts = serde_json::from_str(text).map_err(|error| failed(path, error))?;
-    let mut walk = Walk { path, growth: 1.0, steps: 0 };
+    let mut walk = Walk { path, growth: 1.0, steps: 0, letters: Letters::default() };
     if let Some(normalizer) = &parts.normalizer {
         walk.check_charsmaps("normalizer", normalizer)?;
         walk.steps("normalizer", "normalizers", &walk.read::<NormalizerWrapper>(normalizer)?, normalizer_growth)?;
@@ -79,6 +79,33 @@ struct Walk<'p> {
     path: &'p Path,
     growth: f64,
     steps: usize,
+    letters: Letters,
+}
+
+/// Steps in a row that replace one letter each, none of them made by another: a letter is then lengthened by one of them at most.
+#[derive(Default)]
+struct Letters {
+    contents: Vec<String>,
+    growth: f64,
+}
+
+impl Letters {
+    /// What a step adds to the growth of those in its row.
+    fn share(&mut self, step: &Value, growth: f64) -> f64 {
+        let text = |part: Option<&Value>| part.and_then(Value::as_str).unwrap_or_default().to_owned();
+        let pattern = text(step.get("pattern").and_then(|pattern| pattern.get("String")));
+        if kind(step) != Some("Replace") || pattern.chars().count() != 1 {
+            *self = Letters::default();
+            return growth;
+        }
+        if self.contents.iter().any(|content| content.contains(&pattern)) {
+            *self = Letters::default();
+        }
+        let before = self.growth.max(1.0);
+        self.growth = before.max(growth);
+        self.contents.push(text(step.get("content")));
+        self.growth / before
+    }
 }
 
 impl Walk<'_> {
@@ -101,7 +128,7 @@ impl Walk<'_> {
                 .try_for_each(|(index, step)| self.steps(&format!("{field}.{inner}[{index}]"), inner, step, growth));
         }
         self.steps += 1;
-        self.growth *= growth(part);
+        self.growth *= self.letters.share(part, growth(part));
         if self.steps > STEPS_LIMIT {
             return Err(self.wrong(field, &format!("at most {STEPS_LIMIT} steps"), "one more"));
         }

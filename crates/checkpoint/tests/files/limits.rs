@@ -129,6 +129,10 @@ fn what_real_tokenizers_do_is_not_refused() {
         ],
         vec![json!({"type": "Prepend", "prepend": "\u{2581}"}), replace(json!({"String": " "}), "\u{2581}")],
         vec![replace(json!({"Regex": "\\s+"}), " "); 40],
+        // Letters replaced by words that hold none of the letters.
+        [("&", " and "), ("%", " percent "), ("$", " dollar "), ("@", " at ")]
+            .map(|(letter, word)| replace(json!({"String": letter}), word))
+            .to_vec(),
     ] {
         let metaspace =
             json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true});
