@@ -232,6 +232,11 @@ fn closing_text(outcome: &Outcome, folder: &Path) -> String {
         lines.extend(outcome.last_removal.map(|totals| ("", removed_text(&totals))));
         lines.extend(last.gates.map(|gates| ("", gates_text(&gates))));
     }
+    if outcome.best_removal.is_some_and(|totals| totals.removed_with_liveness == 0) {
+        let hint =
+            "nothing is removed yet: gates close by and by; more --epochs or a higher --gate-learning-rate close more";
+        lines.push(("note", hint.to_owned()));
+    }
     let (run, program) = (folder.display(), program());
     lines.push(("run", run.to_string()));
     let next: Vec<String> = match (summary.ending, outcome.best_removal) {
