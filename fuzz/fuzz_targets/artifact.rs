@@ -29,7 +29,7 @@ fuzz_target!(|data: &[u8]| {
     let fetch = FetchOptions { offline: true, environment: Some(&|_| None), ..FetchOptions::default() };
     let path = SCRATCH.path().to_string_lossy();
     for which in [Which::Best, Which::Last] {
-        let Ok(artifact) = Artifact::find(&path, which, None, &fetch) else { continue };
+        let Ok(artifact) = Artifact::find(&path, &which, None, &fetch) else { continue };
         let _ = (artifact.base_name(), artifact.method());
     }
 });

@@ -14,10 +14,45 @@ use crate::tensors::{Tensor, TensorFile, TensorToWrite, explain_absence, write_t
 use crate::write::write_atomic;
 pub use config::{AdapterConfig, TargetModules};
 
-/// The end of the name of a vector of row gates.
-pub const ROWS_SUFFIX: &str = ".finegates_rows";
-/// The end of the name of a vector of column gates.
-pub const COLUMNS_SUFFIX: &str = ".finegates_columns";
+/// What a gated layer's two vectors hold; rows and columns of a layer are of one form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateForm {
+    /// θ, as in PEFT's proposal: `ω = clamp(tanh θ + ½, 0, 1)`.
+    Theta,
+    /// ω itself, any number; 0 is closed. PEFT does not know this form.
+    Values,
+}
+
+impl GateForm {
+    const ALL: [GateForm; 2] = [GateForm::Theta, GateForm::Values];
+
+    /// The end of the name of a vector of row gates.
+    pub const fn rows_suffix(self) -> &'static str {
+        match self {
+            GateForm::Theta => ".finegates_rows",
+            GateForm::Values => ".finegates_row_values",
+        }
+    }
+
+    /// The end of the name of a vector of column gates.
+    pub const fn columns_suffix(self) -> &'static str {
+        match self {
+            GateForm::Theta => ".finegates_columns",
+            GateForm::Values => ".finegates_column_values",
+        }
+    }
+}
+
+/// The gates of one layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerGates<'a> {
+    /// What the vectors hold.
+    pub form: GateForm,
+    /// One number a row, `[out]`.
+    pub rows: &'a [f32],
+    /// One number a column, `[in]`.
+    pub columns: &'a [f32],
+}
 
 const CONFIG_NAME: &str = "adapter_config.json";
 const TENSORS_NAME: &str = "adapter_model.safetensors";
@@ -27,8 +62,8 @@ const TENSORS_NAME: &str = "adapter_model.safetensors";
 pub struct Adapter {
     /// How it was trained.
     pub config: AdapterConfig,
-    /// Gates (`<module path>.finegates_rows` `[out]` and `.finegates_columns` `[in]`, holding θ), trained biases
-    /// (`<module path>.bias`) and the head, without the leading `base_model.model.`.
+    /// Gates (`<module path>.finegates_rows` `[out]` and `.finegates_columns` `[in]`, holding θ, or the names of
+    /// [`GateForm::Values`]), trained biases (`<module path>.bias`) and the head, without the leading `base_model.model.`.
     pub tensors: BTreeMap<String, Tensor>,
 }
 
@@ -80,14 +115,18 @@ impl Adapter {
 
     /// The module paths of the gated layers, sorted.
     pub fn gated_modules(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().filter_map(|name| name.strip_suffix(ROWS_SUFFIX))
+        self.tensors
+            .keys()
+            .filter_map(|name| GateForm::ALL.iter().find_map(|form| name.strip_suffix(form.rows_suffix())))
     }
 
-    /// The row gates and column gates of a module (θ, not gate values).
-    pub fn gates(&self, module: &str) -> Option<(&[f32], &[f32])> {
-        let rows = self.tensors.get(&format!("{module}{ROWS_SUFFIX}"))?;
-        let columns = self.tensors.get(&format!("{module}{COLUMNS_SUFFIX}"))?;
-        Some((&rows.data, &columns.data))
+    /// The gates of a module.
+    pub fn gates(&self, module: &str) -> Option<LayerGates<'_>> {
+        GateForm::ALL.into_iter().find_map(|form| {
+            let rows = self.tensors.get(&format!("{module}{}", form.rows_suffix()))?;
+            let columns = self.tensors.get(&format!("{module}{}", form.columns_suffix()))?;
+            Some(LayerGates { form, rows: &rows.data, columns: &columns.data })
+        })
     }
 
     /// What must hold of any adapter, read or to be written.
@@ -112,11 +151,14 @@ impl Adapter {
                     format!("expected finite values, found {found} at position {position}; did the training diverge?"),
                 ));
             }
-            if let Some(module) = name.strip_suffix(ROWS_SUFFIX) {
-                self.check_gates(path, name, &format!("{module}{COLUMNS_SUFFIX}"))?;
-                self.check_bias(path, module, tensor.data.len())?;
-            } else if let Some(module) = name.strip_suffix(COLUMNS_SUFFIX) {
-                self.check_gates(path, name, &format!("{module}{ROWS_SUFFIX}"))?;
+            for form in GateForm::ALL {
+                if let Some(module) = name.strip_suffix(form.rows_suffix()) {
+                    self.check_gates(path, name, &format!("{module}{}", form.columns_suffix()))?;
+                    self.check_bias(path, module, tensor.data.len())?;
+                    self.check_form(path, name, module, form)?;
+                } else if let Some(module) = name.strip_suffix(form.columns_suffix()) {
+                    self.check_gates(path, name, &format!("{module}{}", form.rows_suffix()))?;
+                }
             }
         }
         Ok(())
@@ -137,11 +179,22 @@ impl Adapter {
         Ok(())
     }
 
+    fn check_form(&self, path: &Path, name: &str, module: &str, form: GateForm) -> Result<(), Error> {
+        let second = GateForm::ALL.into_iter().filter(|&other| other != form);
+        let mut second = second.map(|other| format!("{module}{}", other.rows_suffix()));
+        match second.find(|second| self.tensors.contains_key(second)) {
+            Some(second) => {
+                Err(wrong(path, name, format!("expected one kind of gates, found {} too", shorten(&second))))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn check_bias(&self, path: &Path, module: &str, rows: usize) -> Result<(), Error> {
         let name = format!("{module}.bias");
         match self.tensors.get(&name) {
             Some(bias) if bias.shape != [rows] => {
-                let reason = format!("expected {rows} values as in finegates_rows, found shape {:?}", bias.shape);
+                let reason = format!("expected {rows} values as its row gates have, found shape {:?}", bias.shape);
                 Err(wrong(path, &name, reason))
             }
             _ => Ok(()),

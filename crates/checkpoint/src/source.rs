@@ -88,6 +88,15 @@ pub fn resolve(spec: &str, options: &FetchOptions) -> Result<PathBuf, Error> {
     }
 }
 
+/// The folder under `FINEGATES_CACHE`, or the user's own cache folder, in which things called `name` are kept for later. It
+/// may not be there yet.
+///
+/// # Errors
+/// When no folder can be found for it.
+pub fn own_cache(name: &str, options: &FetchOptions) -> Result<PathBuf, Error> {
+    options.environment().own_cache(name)
+}
+
 /// Finds one file of a data set on the hub, fetching it if need be: `repository` is `name` or `org/name`, `revision` a
 /// branch, tag or commit, and `file` the path in it, such as `data/train.parquet`. The hub's cache and the variables
 /// are those of [`resolve`].

@@ -4,7 +4,7 @@
 
 mod arguments;
 mod commands;
-mod cpu;
+mod curve;
 mod figures;
 mod interrupt;
 mod output;

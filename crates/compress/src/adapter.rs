@@ -1,6 +1,6 @@
 //! Gates of an adapter, read and counted without its base model.
 
-use finegates_checkpoint::adapter::Adapter;
+use finegates_checkpoint::adapter::{Adapter, GateForm};
 use finegates_model::GateState;
 use finegates_model::gate::Gate;
 use finegates_model::wiring::Wiring;
@@ -14,9 +14,12 @@ use crate::removal::Removal;
 /// If there is no gate at all, or a module has gates on one side only.
 pub fn adapter_gates(adapter: &Adapter) -> Result<Vec<GateState>, Error> {
     let states = adapter.gated_modules().map(|path| {
-        let (rows, columns) = adapter.gates(path).ok_or_else(|| Error::GateMissing { path: path.to_owned() })?;
-        let evaluate = |theta: &[f32]| Gate::new(path.to_owned(), theta.to_vec(), 0.0, false).evaluation_values();
-        Ok(GateState { path: path.to_owned(), rows: evaluate(rows), columns: evaluate(columns) })
+        let gates = adapter.gates(path).ok_or_else(|| Error::GateMissing { path: path.to_owned() })?;
+        let evaluate = |numbers: &[f32]| match gates.form {
+            GateForm::Theta => Gate::stochastic(path.to_owned(), numbers.to_vec(), 0.0, false).evaluation_values(),
+            GateForm::Values => numbers.to_vec(),
+        };
+        Ok(GateState { path: path.to_owned(), rows: evaluate(gates.rows), columns: evaluate(gates.columns) })
     });
     let states: Vec<GateState> = states.collect::<Result<_, Error>>()?;
     if states.is_empty() { Err(Error::NoGates) } else { Ok(states) }

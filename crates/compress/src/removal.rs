@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::liveness::{OpenSets, liveness};
 
-/// How many gates are fully open (1), in between, and closed (0) at evaluation.
+/// How many gates are open, in between, and closed at evaluation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateCounts {
-    /// Gates at 1.
+    /// Gates at 1 or above.
     pub open: u64,
-    /// Gates strictly between 0 and 1.
+    /// Gates below 1 that are not 0.
     pub fractional: u64,
     /// Gates at 0.
     pub closed: u64,
@@ -44,7 +44,7 @@ impl GateCounts {
 
 /// A gate value that lets something through.
 fn is_open(value: f32) -> bool {
-    value > 0.0
+    value != 0.0
 }
 
 /// What is removed in one projection.
@@ -109,6 +109,11 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// Share of the gated weights that is removed, liveness included; 0 without any.
+    pub fn share_removed(&self) -> f64 {
+        self.removed_with_liveness as f64 / self.gated_parameters.max(1) as f64
+    }
+
     fn add(&mut self, projection: &ProjectionRemoval) {
         let parameters = projection.parameters();
         if projection.gated {

@@ -36,14 +36,31 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// Which of a run's two saved models is meant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Which of a run's saved models is meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Which {
     /// The best by the task's metric; the last if none was evaluated yet.
     #[default]
     Best,
     /// The last one saved.
     Last,
+    /// The one kept at a stop of the budget, by its name, as `params-0.6`.
+    Stop(String),
+}
+
+impl std::str::FromStr for Which {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Which, String> {
+        match name {
+            "best" => Ok(Which::Best),
+            "last" => Ok(Which::Last),
+            _ if name.starts_with(|first: char| first.is_ascii_alphabetic()) && !name.contains(['/', '\\']) => {
+                Ok(Which::Stop(name.to_owned()))
+            }
+            _ => Err("expected best, last or the name of a stop, as params-0.6".to_owned()),
+        }
+    }
 }
 
 /// A model on disk and the places of its parts.
@@ -55,8 +72,8 @@ pub struct Artifact {
     pub folder: PathBuf,
     /// Where the adapter is, if it has one.
     pub adapter: Option<PathBuf>,
-    /// The folder whose model it is, inside a run: `best`, `adapter` or `model`.
-    pub part: Option<&'static str>,
+    /// The folder whose model it is, inside a run: `best`, `adapter`, `model`, or one of `stops`.
+    pub part: Option<String>,
     /// The length in tokens that a run cut its texts to.
     pub trained_length: Option<usize>,
     base: Base,
@@ -85,7 +102,7 @@ impl Artifact {
     ///
     /// # Errors
     /// A folder that is no model, a run without a saved model, a model that cannot be fetched.
-    pub fn find(name: &str, which: Which, base: Option<&str>, fetch: &FetchOptions<'_>) -> Result<Artifact, Error> {
+    pub fn find(name: &str, which: &Which, base: Option<&str>, fetch: &FetchOptions<'_>) -> Result<Artifact, Error> {
         let local = Path::new(name);
         let folder = if local.exists() { local.to_owned() } else { source::resolve(name, fetch)? };
         if !folder.is_dir() {
@@ -98,7 +115,7 @@ impl Artifact {
         Ok(artifact)
     }
 
-    fn in_folder(folder: &Path, which: Which) -> Result<Artifact, Error> {
+    fn in_folder(folder: &Path, which: &Which) -> Result<Artifact, Error> {
         if folder.join("recipe.toml").is_file() {
             return Artifact::of_run(folder, which);
         }
@@ -121,13 +138,14 @@ impl Artifact {
         Err(Error::NotAModel { path: folder.to_owned(), found: contents(folder) })
     }
 
-    fn of_run(folder: &Path, which: Which) -> Result<Artifact, Error> {
-        let wanted: &[&'static str] = match which {
-            Which::Best => &["best", "adapter", "model"],
-            Which::Last => &["adapter", "model"],
+    fn of_run(folder: &Path, which: &Which) -> Result<Artifact, Error> {
+        let wanted: Vec<String> = match which {
+            Which::Best => ["best", "adapter", "model"].map(str::to_owned).into(),
+            Which::Last => ["adapter", "model"].map(str::to_owned).into(),
+            Which::Stop(name) => vec![format!("stops/{name}")],
         };
         let recipe = read_recipe(folder)?;
-        for &part in wanted {
+        for part in &wanted {
             let inner = folder.join(part);
             let mut artifact = if inner.join("adapter_config.json").is_file() {
                 Artifact::of_adapter(&inner, recipe.model.clone())?
@@ -138,7 +156,7 @@ impl Artifact {
             };
             artifact.kind = Kind::Run;
             artifact.folder = folder.to_owned();
-            artifact.part = Some(part);
+            artifact.part = Some(part.clone());
             artifact.trained_length = recipe.max_length;
             return Ok(artifact);
         }

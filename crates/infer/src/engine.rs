@@ -77,7 +77,7 @@ impl Engine {
     /// [`Options::allow_untrained_head`]; a model without a tokenizer.
     pub fn load(name: impl AsRef<Path>, options: &Options<'_>) -> Result<Engine, Error> {
         let name = name.as_ref().to_string_lossy();
-        let artifact = Artifact::find(&name, options.which, options.base.as_deref(), &options.fetch)?;
+        let artifact = Artifact::find(&name, &options.which, options.base.as_deref(), &options.fetch)?;
         Engine::from_artifact(artifact, options)
     }
 

@@ -83,7 +83,7 @@ fn a_recipe_too_large_to_be_one_is_not_read() {
     let folder = tempfile::tempdir().unwrap();
     let file = std::fs::File::create(folder.path().join("recipe.toml")).unwrap();
     file.set_len(2 << 20).unwrap();
-    let found = Artifact::find(&folder.path().to_string_lossy(), Which::Best, None, &Default::default());
+    let found = Artifact::find(&folder.path().to_string_lossy(), &Which::Best, None, &Default::default());
     let error = found.err().unwrap().to_string();
     assert!(error.contains("recipe.toml: 2097152 bytes, but such a file has at most 1048576"), "{error}");
 }

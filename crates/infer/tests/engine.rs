@@ -78,7 +78,7 @@ fn a_text_that_cannot_be_read_is_told_by_its_index() {
 #[test]
 fn folders_are_told_apart_by_what_is_in_them() {
     let place = tempfile::tempdir().unwrap();
-    let find = |name: &Path| Artifact::find(name.to_str().unwrap(), Which::Best, None, &Default::default());
+    let find = |name: &Path| Artifact::find(name.to_str().unwrap(), &Which::Best, None, &Default::default());
     assert_eq!(find(&tiny("bert")).unwrap().kind, Kind::Checkpoint);
     assert!(matches!(find(place.path()), Err(Error::NotAModel { found, .. }) if found == "an empty folder"));
 
@@ -88,8 +88,8 @@ fn folders_are_told_apart_by_what_is_in_them() {
     assert!(matches!(find(&run), Err(Error::NothingSaved { .. })));
     copy(&tiny("bert"), &run.join("best"));
     let found = find(&run).unwrap();
-    assert_eq!((found.kind, found.part, found.trained_length), (Kind::Run, Some("best"), Some(9)));
-    let last = Artifact::find(run.to_str().unwrap(), Which::Last, None, &Default::default());
+    assert_eq!((found.kind, found.part.as_deref(), found.trained_length), (Kind::Run, Some("best"), Some(9)));
+    let last = Artifact::find(run.to_str().unwrap(), &Which::Last, None, &Default::default());
     assert!(matches!(last, Err(Error::NothingSaved { .. })));
     assert_eq!(Engine::load(&run, &Options::default()).unwrap().maximum_length(), 9);
     std::fs::write(run.join("recipe.toml"), "model = [").unwrap();
@@ -103,7 +103,7 @@ fn a_model_without_a_tokenizer_still_takes_token_ids() {
     std::fs::remove_file(place.path().join("vocab.txt")).unwrap();
     let refused = Engine::load(place.path(), &Options::default());
     assert!(matches!(refused, Err(Error::Checkpoint(finegates_checkpoint::Error::NoTokenizer { .. }))));
-    let artifact = Artifact::find(place.path().to_str().unwrap(), Which::Best, None, &Default::default()).unwrap();
+    let artifact = Artifact::find(place.path().to_str().unwrap(), &Which::Best, None, &Default::default()).unwrap();
     let engine = Engine::without_tokenizer(artifact, &Options::default()).unwrap();
     let sequence = finegates_checkpoint::Encoding { ids: vec![2, 7, 3], segments: vec![0; 3], truncated: false };
     assert_eq!(engine.logits_of(&[sequence]).unwrap().len(), 2);

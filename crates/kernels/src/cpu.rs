@@ -102,6 +102,18 @@ pub fn describe() -> String {
     format!("{isa}{note}, {threads} {}", if threads == 1 { "thread" } else { "threads" })
 }
 
+/// What the system calls its CPU, or its architecture.
+pub fn name() -> String {
+    let named = if cfg!(windows) { std::env::var("PROCESSOR_IDENTIFIER").ok() } else { from_proc() };
+    named.filter(|name| !name.is_empty()).unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+fn from_proc() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
 /// Whether the compiler's target has a fused multiply-add of its own, so that `mul_add` is one instruction in portable code.
 pub(crate) const NATIVE_FMA: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
 

@@ -6,7 +6,7 @@ use finegates_checkpoint::adapter::Adapter;
 use finegates_checkpoint::tensors::Tensor;
 
 use crate::error::Error;
-use crate::gate::{Gate, GateNoise, Gates, columns_name, rows_name};
+use crate::gate::{Gate, GateNoise, Gates, column_values_name, columns_name, row_values_name, rows_name};
 use crate::model::Model;
 use crate::parameter::Parameter;
 use crate::projection::Projection;
@@ -21,8 +21,8 @@ impl Model {
         };
         for projection in self.projections() {
             if let Some(gates) = projection.gates() {
-                insert(&gates.rows.theta);
-                insert(&gates.columns.theta);
+                insert(&gates.rows.parameter);
+                insert(&gates.columns.parameter);
             }
             projection.bias_parameter().filter(|bias| bias.trainable()).into_iter().for_each(&mut insert);
         }
@@ -83,22 +83,33 @@ impl Model {
 }
 
 fn apply_gates(projection: &mut Projection, left: &mut BTreeMap<&str, &Tensor>) -> Result<(), Error> {
-    let names = [rows_name(projection.path()), columns_name(projection.path())];
     if let Some(gates) = projection.gates_mut() {
-        replace(&mut gates.rows.theta, left)?;
-        replace(&mut gates.columns.theta, left)?;
+        replace(&mut gates.rows.parameter, left)?;
+        replace(&mut gates.columns.parameter, left)?;
         return Ok(());
     }
-    if !names.iter().any(|name| left.contains_key(name.as_str())) {
+    let path = projection.path();
+    let theta_names = [rows_name(path), columns_name(path)];
+    let values_names = [row_values_name(path), column_values_name(path)];
+    let named = |names: &[String; 2]| names.iter().any(|name| left.contains_key(name.as_str()));
+    let direct = named(&values_names);
+    if !direct && !named(&theta_names) {
         return Ok(());
     }
-    // A side without gates is open throughout: θ = 1 gives ω = clamp(tanh 1 + ½) = 1.
+    // A side without gates is open throughout: ω = 1, and θ = 1 gives ω = clamp(tanh 1 + ½) = 1.
     let lengths = [projection.out_features(), projection.in_features()];
-    let mut thetas = names.iter().zip(lengths).map(|(name, length)| {
-        let mut theta = Parameter::frozen(name.as_str(), crate::parameter::Group::Gate, &[length], vec![1.0; length]);
-        replace(&mut theta, left).map(|_| Gate::new(theta.name, theta.value, 0.0, false))
+    let names = if direct { values_names } else { theta_names };
+    let mut vectors = names.into_iter().zip(lengths).map(|(name, length)| {
+        let mut numbers = Parameter::frozen(name, crate::parameter::Group::Gate, &[length], vec![1.0; length]);
+        replace(&mut numbers, left)?;
+        let Parameter { name, value, .. } = numbers;
+        Ok::<_, Error>(if direct {
+            Gate::direct(name, value, false)
+        } else {
+            Gate::stochastic(name, value, 0.0, false)
+        })
     });
-    let mut next = || thetas.next().expect("two sides");
+    let mut next = || vectors.next().expect("two sides");
     let gates = Gates { rows: next()?, columns: next()? };
     projection.set_gates(gates);
     Ok(())

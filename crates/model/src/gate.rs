@@ -1,24 +1,41 @@
-//! Stochastic gates on the rows or columns of a projection (METHOD.md §2): one vector of θ and this step's draw.
+//! Gates on the rows or columns of a projection: one vector of numbers that train, and the values of this step that follow
+//! from them. Stochastic gates are the paper's (METHOD.md §2); direct gates are their values.
 
-use finegates_kernels::{gate as kernels, random};
+use finegates_kernels::{gate as kernels, random, reduce};
 
 use crate::parameter::{Group, Parameter};
+use crate::wiring::Side;
 
-/// How new gates start and how they are drawn in training.
+/// What kind of gates a model gets for training, and how they start.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct GateSettings {
-    /// Mean of θ at the start.
-    pub init_mean: f32,
-    /// Standard deviation of θ at the start.
-    pub init_std: f32,
-    /// σ of the noise ε added at every training step.
-    pub noise_std: f32,
+pub enum GateSettings {
+    /// `ω = clamp(tanh θ + ε + ½, 0, 1)` (METHOD.md §2).
+    Stochastic {
+        /// Mean of θ at the start.
+        init_mean: f32,
+        /// Standard deviation of θ at the start.
+        init_std: f32,
+        /// σ of the noise ε added at every training step.
+        noise_std: f32,
+    },
+    /// ω itself trains, from 1 on and without bounds; whoever trains closes gates with [`Gate::close`].
+    Direct,
 }
 
 impl Default for GateSettings {
+    /// The paper's.
     fn default() -> Self {
-        Self { init_mean: 1.0, init_std: 0.1, noise_std: 0.1 }
+        Self::Stochastic { init_mean: 1.0, init_std: 0.1, noise_std: 0.1 }
     }
+}
+
+/// How the values ω follow from the numbers that train.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Law {
+    /// `ω = clamp(tanh θ + ε + ½, 0, 1)` with this σ of ε.
+    Stochastic(f32),
+    /// The numbers are ω; 0 is closed and stays closed.
+    Direct,
 }
 
 /// Where a step's gate noise comes from.
@@ -36,75 +53,135 @@ pub enum GateNoise<'a> {
 pub struct GateState {
     /// Module path of the projection.
     pub path: String,
-    /// ω of the rows, `[out]`, in `[0, 1]`.
+    /// ω of the rows, `[out]`; stochastic gates in `[0, 1]`, direct ones anywhere.
     pub rows: Vec<f32>,
-    /// ω of the columns, `[in]`, in `[0, 1]`.
+    /// ω of the columns, `[in]`, as those of the rows.
     pub columns: Vec<f32>,
 }
 
-/// One gate vector: θ, the noise of this step, and the values ω that follow from both.
+/// One gate vector: the numbers that train, the noise of this step, and the values ω that follow from both.
 #[derive(Debug, Clone)]
 pub struct Gate {
-    /// θ, trainable.
-    pub theta: Parameter,
+    /// θ of stochastic gates, ω itself of direct ones; trainable.
+    pub parameter: Parameter,
     /// Gradient of ω gathered by the backward pass of this step.
     pub d_values: Vec<f32>,
+    law: Law,
     values: Vec<f32>,
     noise: Vec<f32>,
-    noise_std: f32,
     open: Vec<u32>,
     open_values: Vec<f32>,
     possible: Vec<u32>,
+    /// Of direct gates, those that are closed.
+    closed: Vec<bool>,
 }
 
 impl Gate {
-    /// A gate vector with the given θ, drawn without noise.
-    pub fn new(name: String, theta: Vec<f32>, noise_std: f32, trainable: bool) -> Self {
-        let length = theta.len();
-        let mut theta = Parameter::frozen(name, Group::Gate, &[length], theta);
+    /// A vector of stochastic gates with the given θ, drawn without noise.
+    pub fn stochastic(name: String, theta: Vec<f32>, noise_std: f32, trainable: bool) -> Self {
+        Self::new(name, theta, Law::Stochastic(noise_std), trainable)
+    }
+
+    /// A vector of direct gates with the given values; those that are 0 are closed.
+    pub fn direct(name: String, values: Vec<f32>, trainable: bool) -> Self {
+        Self::new(name, values, Law::Direct, trainable)
+    }
+
+    fn new(name: String, numbers: Vec<f32>, law: Law, trainable: bool) -> Self {
+        let length = numbers.len();
+        let mut parameter = Parameter::frozen(name, Group::Gate, &[length], numbers);
         if trainable {
-            theta.make_trainable();
+            parameter.make_trainable();
         }
         let mut gate = Self {
-            theta,
+            parameter,
             d_values: vec![0.0; if trainable { length } else { 0 }],
+            law,
             values: vec![0.0; length],
             noise: Vec::new(),
-            noise_std,
             open: Vec::new(),
             open_values: Vec::new(),
             possible: Vec::new(),
+            closed: vec![false; if law == Law::Direct { length } else { 0 }],
         };
+        gate.changed();
         gate.draw(&GateNoise::None);
         gate
     }
 
-    /// A fresh gate vector, `θ ~ N(init_mean, init_std²)` as a pure function of `seed` and `name`.
-    pub fn fresh(name: String, length: usize, settings: &GateSettings, seed: u64) -> Self {
-        let mut theta = vec![0.0; length];
-        random::fill_normal(random::derive(seed, &name), settings.init_mean, settings.init_std, &mut theta);
-        Self::new(name, theta, settings.noise_std, true)
+    /// Fresh gates on the `length` rows of a projection: open, and stochastic ones with `θ ~ N(init_mean, init_std²)` as a
+    /// pure function of `seed` and their name.
+    pub fn fresh_rows(path: &str, length: usize, settings: &GateSettings, seed: u64) -> Self {
+        Self::fresh(rows_name(path), row_values_name(path), length, settings, seed)
     }
 
-    /// Sets this step's noise and with it the values.
-    pub fn draw(&mut self, noise: &GateNoise<'_>) {
-        let length = self.theta.value.len();
-        match noise {
-            GateNoise::None => self.noise.clear(),
-            GateNoise::Key(key) => {
-                self.noise.resize(length, 0.0);
-                random::fill_normal(random::derive(*key, &self.theta.name), 0.0, self.noise_std, &mut self.noise);
+    /// Fresh gates on the `length` columns of a projection, as [`Gate::fresh_rows`].
+    pub fn fresh_columns(path: &str, length: usize, settings: &GateSettings, seed: u64) -> Self {
+        Self::fresh(columns_name(path), column_values_name(path), length, settings, seed)
+    }
+
+    fn fresh(theta_name: String, values_name: String, length: usize, settings: &GateSettings, seed: u64) -> Self {
+        match *settings {
+            GateSettings::Stochastic { init_mean, init_std, noise_std } => {
+                let mut theta = vec![0.0; length];
+                random::fill_normal(random::derive(seed, &theta_name), init_mean, init_std, &mut theta);
+                Self::stochastic(theta_name, theta, noise_std, true)
             }
-            GateNoise::Given(given) => self.noise = given(&self.theta.name, length),
+            GateSettings::Direct => Self::direct(values_name, vec![1.0; length], true),
         }
-        let drawn = (!self.noise.is_empty()).then_some(self.noise.as_slice());
-        kernels::gate_values(&self.theta.value, drawn, &mut self.values);
+    }
+
+    /// Closes a direct gate for good. [`Gate::draw`] must follow.
+    ///
+    /// # Panics
+    /// If the gates are stochastic, or there is no such gate.
+    pub fn close(&mut self, index: usize) {
+        assert_eq!(self.law, Law::Direct, "only direct gates are closed from outside");
+        self.closed[index] = true;
+        self.parameter.value[index] = 0.0;
+    }
+
+    /// Follows numbers that were written from outside: what is closed stays at 0, and what came to be 0 is closed.
+    pub fn changed(&mut self) {
+        for (closed, value) in self.closed.iter_mut().zip(&mut self.parameter.value) {
+            *closed |= *value == 0.0;
+            if *closed {
+                *value = 0.0;
+            }
+        }
+    }
+
+    /// Sets this step's noise, which direct gates have none of, and with it the values.
+    pub fn draw(&mut self, noise: &GateNoise<'_>) {
+        let length = self.parameter.value.len();
+        self.noise.clear();
+        let mut reach = 0.0;
+        match self.law {
+            Law::Direct => self.values.copy_from_slice(&self.parameter.value),
+            Law::Stochastic(noise_std) => {
+                match noise {
+                    GateNoise::None => {}
+                    GateNoise::Key(key) => {
+                        self.noise.resize(length, 0.0);
+                        random::fill_normal(
+                            random::derive(*key, &self.parameter.name),
+                            0.0,
+                            noise_std,
+                            &mut self.noise,
+                        );
+                    }
+                    GateNoise::Given(given) => self.noise = given(&self.parameter.name, length),
+                }
+                let drawn = (!self.noise.is_empty()).then_some(self.noise.as_slice());
+                kernels::gate_values(&self.parameter.value, drawn, &mut self.values);
+                // A gate three noise deviations below the threshold practically never opens in a draw.
+                reach = if drawn.is_some() { 3.0 * noise_std } else { 0.0 };
+            }
+        }
         self.open.clear();
         self.open_values.clear();
         self.possible.clear();
-        // A gate three noise deviations below the threshold practically never opens in a draw.
-        let reach = if self.noise.is_empty() { 0.0 } else { 3.0 * self.noise_std };
-        for (index, (&value, &theta)) in self.values.iter().zip(&self.theta.value).enumerate() {
+        for (index, (&value, &theta)) in self.values.iter().zip(&self.parameter.value).enumerate() {
             if value != 0.0 {
                 self.open.push(index as u32);
                 self.open_values.push(value);
@@ -142,8 +219,11 @@ impl Gate {
 
     /// Values at evaluation, whatever this step's noise is.
     pub fn evaluation_values(&self) -> Vec<f32> {
-        let mut values = vec![0.0; self.theta.value.len()];
-        kernels::gate_values(&self.theta.value, None, &mut values);
+        if self.law == Law::Direct {
+            return self.parameter.value.clone();
+        }
+        let mut values = vec![0.0; self.parameter.value.len()];
+        kernels::gate_values(&self.parameter.value, None, &mut values);
         values
     }
 
@@ -156,10 +236,14 @@ impl Gate {
         }
     }
 
-    /// Turns the gathered gradient of ω into that of θ and clears it.
+    /// Turns the gathered gradient of ω into that of the numbers that train, and clears it.
     pub fn finish_backward(&mut self) {
         let noise = (!self.noise.is_empty()).then_some(self.noise.as_slice());
-        kernels::gate_backward(&self.theta.value, noise, &self.d_values, &mut self.theta.gradient);
+        let Parameter { value, gradient, .. } = &mut self.parameter;
+        match self.law {
+            Law::Stochastic(_) => kernels::gate_backward(value, noise, &self.d_values, gradient),
+            Law::Direct => reduce::add(&self.d_values, gradient),
+        }
         self.d_values.fill(0.0);
     }
 }
@@ -173,12 +257,40 @@ pub struct Gates {
     pub columns: Gate,
 }
 
-/// Parameter name of a projection's row gates in PEFT's layout.
+impl Gates {
+    /// The gates of the rows or of the columns.
+    pub fn side(&self, side: Side) -> &Gate {
+        match side {
+            Side::Row => &self.rows,
+            Side::Column => &self.columns,
+        }
+    }
+
+    /// The gates of the rows or of the columns.
+    pub fn side_mut(&mut self, side: Side) -> &mut Gate {
+        match side {
+            Side::Row => &mut self.rows,
+            Side::Column => &mut self.columns,
+        }
+    }
+}
+
+/// Name of θ of a projection's row gates in PEFT's layout.
 pub fn rows_name(path: &str) -> String {
     format!("{path}.finegates_rows")
 }
 
-/// Parameter name of a projection's column gates in PEFT's layout.
+/// Name of θ of a projection's column gates in PEFT's layout.
 pub fn columns_name(path: &str) -> String {
     format!("{path}.finegates_columns")
+}
+
+/// Name of a projection's direct row gates, which PEFT does not know.
+pub fn row_values_name(path: &str) -> String {
+    format!("{path}.finegates_row_values")
+}
+
+/// Name of a projection's direct column gates, which PEFT does not know.
+pub fn column_values_name(path: &str) -> String {
+    format!("{path}.finegates_column_values")
 }

@@ -28,6 +28,7 @@ pub mod wiring;
 pub mod adapter;
 pub mod load;
 pub mod model;
+pub mod sample;
 
 pub use batch::Batch;
 pub use error::Error;

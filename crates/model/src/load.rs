@@ -18,7 +18,7 @@ use crate::encoder::{Encoder, Layer};
 use crate::error::Error;
 use crate::family::Description;
 use crate::feed_forward::FeedForward;
-use crate::gate::{Gate, GateSettings, Gates, columns_name, rows_name};
+use crate::gate::{Gate, GateSettings, Gates};
 use crate::head::Head;
 use crate::norm::Norm;
 use crate::parameter::{Group, Parameter};
@@ -64,11 +64,11 @@ impl std::fmt::Display for Method {
 pub enum Purpose {
     /// Forward passes only.
     Inference,
-    /// Training by a method; `gates` says how new gates start.
+    /// Training by a method; `gates` says what kind new gates are.
     Training {
         /// What trains.
         method: Method,
-        /// How new gates start and how noisy they are.
+        /// What kind new gates are and how they start.
         gates: GateSettings,
     },
 }
@@ -270,8 +270,8 @@ impl Loader<'_> {
         if let Purpose::Training { method: Method::Gates, gates } = &self.options.purpose {
             let seed = self.options.seed;
             projection.set_gates(Gates {
-                rows: Gate::fresh(rows_name(path), shape.0, gates, seed),
-                columns: Gate::fresh(columns_name(path), shape.1, gates, seed),
+                rows: Gate::fresh_rows(path, shape.0, gates, seed),
+                columns: Gate::fresh_columns(path, shape.1, gates, seed),
             });
         }
         Ok(projection)
@@ -286,11 +286,12 @@ impl Loader<'_> {
         let parts = ["weight", "bias", "kept_rows", "kept_columns"].map(|part| format!("{path}.{part}"));
         let [weight_name, bias_name, ..] = parts.clone();
         self.used.borrow_mut().extend(parts);
+        // Where all of the residual stream is kept, nothing needs to be scattered into it or gathered from it.
         let kept = Kept {
+            scatter_rows: wired.row_space == Space::Residual && found.kept_rows.len() < shape.0,
+            gather_columns: wired.column_space == Space::Residual && found.kept_columns.len() < shape.1,
             rows: found.kept_rows,
             columns: found.kept_columns,
-            scatter_rows: wired.row_space == Space::Residual,
-            gather_columns: wired.column_space == Space::Residual,
         };
         let (rows, columns) = (kept.rows.len(), kept.columns.len());
         let weight = Parameter::frozen(weight_name, Group::Weight, &[rows, columns], found.weight);
@@ -370,7 +371,7 @@ fn agree(
 }
 
 /// Heads that still have a value dimension, with the columns they own in query/key and value space.
-fn heads(count: usize, dimension: usize, query: Option<&Kept>, value: Option<&Kept>) -> Vec<AttentionHead> {
+pub(crate) fn heads(count: usize, dimension: usize, query: Option<&Kept>, value: Option<&Kept>) -> Vec<AttentionHead> {
     let run = |kept: Option<&Kept>, head: usize| match kept {
         None => (head * dimension, dimension),
         Some(kept) => {
@@ -385,7 +386,7 @@ fn heads(count: usize, dimension: usize, query: Option<&Kept>, value: Option<&Ke
         .collect()
 }
 
-fn activation(name: ActivationName) -> Activation {
+pub(crate) fn activation(name: ActivationName) -> Activation {
     match name {
         ActivationName::Gelu => Activation::Gelu,
         ActivationName::GeluNew => Activation::GeluTanh,

@@ -18,6 +18,7 @@ use crate::parameter::{Parameter, ParameterMut};
 use crate::penalty::Penalty;
 use crate::projection::Projection;
 use crate::wiring::Wiring;
+use crate::wiring::units::Slot;
 
 /// Working memory of one pass, and what its backward pass needs.
 #[derive(Debug, Default)]
@@ -223,6 +224,18 @@ impl Model {
         self.encoder.projections_mut().for_each(Projection::changed);
         self.head.dense.changed();
         self.head.output.changed();
+    }
+
+    /// Closes these rows and columns for good; all gates must be direct. The values of the last draw stay until the next.
+    ///
+    /// # Panics
+    /// If a slot is none of this model's, or its gates are stochastic.
+    pub fn close(&mut self, slots: impl IntoIterator<Item = Slot>) {
+        let mut projections: Vec<&mut Projection> = self.encoder.projections_mut().collect();
+        for slot in slots {
+            let gates = projections[slot.projection].gates_mut().expect("a gated projection");
+            gates.side_mut(slot.side).close(slot.index);
+        }
     }
 
     /// Every parameter of the model, frozen or not.

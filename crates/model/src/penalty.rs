@@ -35,11 +35,11 @@ impl Penalty {
             kernels::softmax_of_kurtosis(kurtosis, &open, self.temperature, &mut weights);
             weights
         });
-        let mean = kernels::penalty_vector(&gate.theta.value, weights.as_deref());
+        let mean = kernels::penalty_vector(&gate.parameter.value, weights.as_deref());
         let distance = mean - f64::from(1.0 - self.target_sparsity);
         if distance != 0.0 {
             let factor = factor * distance.signum() as f32;
-            kernels::penalty_backward(&gate.theta.value, weights.as_deref(), factor, &mut gate.theta.gradient);
+            kernels::penalty_backward(&gate.parameter.value, weights.as_deref(), factor, &mut gate.parameter.gradient);
         }
         distance.abs()
     }

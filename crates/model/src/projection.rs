@@ -243,6 +243,10 @@ impl Projection {
         if self.needs.weight_gradient {
             self.repack();
         }
+        if let Some(gates) = &mut self.gates {
+            gates.rows.changed();
+            gates.columns.changed();
+        }
         self.follow_gates();
     }
 
@@ -342,7 +346,7 @@ impl Projection {
                 &mut self.weight.gradient,
             );
         }
-        let Some(gates) = self.gates.as_mut().filter(|gates| gates.rows.theta.trainable()) else {
+        let Some(gates) = self.gates.as_mut().filter(|gates| gates.rows.parameter.trainable()) else {
             if let Some(d_x) = d_x {
                 let input = Input { data: d_y, rows, stride: out_features, columns: None, scale: None };
                 let mut output = Output {
@@ -386,7 +390,7 @@ impl Projection {
 
     /// Turns gathered gate gradients into gradients of θ; once after the last use of a backward pass.
     pub fn finish_backward(&mut self) {
-        if let Some(gates) = self.gates.as_mut().filter(|gates| gates.rows.theta.trainable()) {
+        if let Some(gates) = self.gates.as_mut().filter(|gates| gates.rows.parameter.trainable()) {
             gates.rows.finish_backward();
             gates.columns.finish_backward();
         }
@@ -420,8 +424,8 @@ impl Projection {
     /// Shows every trainable parameter in a fixed order.
     pub fn visit(&mut self, visit: &mut dyn FnMut(ParameterMut<'_>)) {
         if let Some(gates) = &mut self.gates {
-            gates.rows.theta.visit(visit);
-            gates.columns.theta.visit(visit);
+            gates.rows.parameter.visit(visit);
+            gates.columns.parameter.visit(visit);
         }
         self.weight.visit(visit);
         self.bias.iter_mut().for_each(|bias| bias.visit(visit));

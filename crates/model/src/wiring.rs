@@ -10,6 +10,9 @@ use finegates_checkpoint::Checkpoint;
 use finegates_checkpoint::config::{ActivationName, Config, Family};
 
 mod names;
+pub mod units;
+
+pub use units::Units;
 
 /// Most rows and columns that may die, `layers · (F + 2 D)`: each makes a rule or two. The largest encoder of a
 /// supported family, XLM-RoBERTa XXL, has 48 · 24,576, a quarter of it.

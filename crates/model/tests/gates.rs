@@ -7,10 +7,13 @@ use finegates_model::gate::Gate;
 use finegates_model::{GateNoise, GateSettings, LoadOptions, Method, Model, Purpose};
 
 const LENGTH: usize = 100_000;
-const SETTINGS: GateSettings = GateSettings { init_mean: 0.7, init_std: 0.2, noise_std: 0.05 };
+const SETTINGS: GateSettings = GateSettings::Stochastic { init_mean: 0.7, init_std: 0.2, noise_std: 0.05 };
 
 fn fresh(name: &str, seed: u64) -> Gate {
-    Gate::fresh(name.to_owned(), LENGTH, &SETTINGS, seed)
+    match name.strip_suffix(".finegates_rows") {
+        Some(path) => Gate::fresh_rows(path, LENGTH, &SETTINGS, seed),
+        None => Gate::fresh_columns(name.trim_end_matches(".finegates_columns"), LENGTH, &SETTINGS, seed),
+    }
 }
 
 /// Five standard errors of the mean and of the standard deviation of that many draws.
@@ -30,10 +33,10 @@ fn correlation(a: &[f32], b: &[f32]) -> f64 {
 #[test]
 fn fresh_gates_have_the_mean_and_deviation_asked_for() {
     let gate = fresh("a.finegates_rows", 1);
-    assert_moments("theta", &gate.theta.value, 0.7, 0.2);
-    assert_eq!(gate.theta.value, fresh("a.finegates_rows", 1).theta.value);
-    assert_ne!(gate.theta.value, fresh("a.finegates_columns", 1).theta.value);
-    assert_ne!(gate.theta.value, fresh("a.finegates_rows", 2).theta.value);
+    assert_moments("theta", &gate.parameter.value, 0.7, 0.2);
+    assert_eq!(gate.parameter.value, fresh("a.finegates_rows", 1).parameter.value);
+    assert_ne!(gate.parameter.value, fresh("a.finegates_columns", 1).parameter.value);
+    assert_ne!(gate.parameter.value, fresh("a.finegates_rows", 2).parameter.value);
 }
 
 #[test]
@@ -41,7 +44,8 @@ fn noise_has_its_deviation_and_is_a_function_of_key_and_name() {
     let noise = |name: &str, key: u64| {
         let mut gate = fresh(name, 1);
         gate.draw(&GateNoise::Key(key));
-        for ((&value, &theta), &noise) in gate.values().iter().zip(&gate.theta.value).zip(gate.noise().expect("noise"))
+        for ((&value, &theta), &noise) in
+            gate.values().iter().zip(&gate.parameter.value).zip(gate.noise().expect("noise"))
         {
             let expected = (theta.tanh() + noise + 0.5).clamp(0.0, 1.0);
             assert!((value - expected).abs() < 1e-6, "{value} {expected}");

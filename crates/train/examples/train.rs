@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         folder: PathBuf::from(folder),
         mode: if resume { Mode::Resume } else { Mode::New },
         fetch: finegates_checkpoint::source::FetchOptions::default(),
+        latency_tables: None,
     };
     let mut show = |event: &Event<'_>| match event {
         Event::Note(text) => println!("{text}"),

@@ -99,6 +99,12 @@ impl Encoded {
         self.offsets[index as usize + 1] - self.offsets[index as usize]
     }
 
+    /// How many tokens a token attends to on average: `Σ length² / Σ length`.
+    pub fn attended(&self) -> f64 {
+        let squares: f64 = (0..self.len() as u32).map(|index| (self.length(index) as f64).powi(2)).sum();
+        squares / self.tokens.len().max(1) as f64
+    }
+
     /// The examples at `indices` as a ragged batch, into memory that is used again.
     pub fn batch(&self, indices: &[u32], batch: &mut Batch) {
         batch.clear();

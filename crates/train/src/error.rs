@@ -76,6 +76,26 @@ pub enum Error {
         /// The fingerprint now.
         found: String,
     },
+    /// A latency is asked for that no pass of the model can have.
+    #[error("budget: expected a pass of at most {longest} tokens, found {tokens}; name a shorter one after the @")]
+    Latency {
+        /// Tokens asked for.
+        tokens: usize,
+        /// The longest sequence the model takes.
+        longest: usize,
+    },
+    /// A budget cannot be met by any closing.
+    #[error(
+        "budget: {budget} cannot be met: with every unit closed {least:.3} of {whole:.3} are left; ask for more than that"
+    )]
+    OutOfReach {
+        /// The budget.
+        budget: String,
+        /// What is left with everything closed, in the unit of the budget.
+        least: f64,
+        /// What the whole model takes.
+        whole: f64,
+    },
     /// The saved state cannot be used.
     #[error("{}: {problem}", path.display())]
     State {

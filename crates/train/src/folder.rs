@@ -40,7 +40,23 @@ pub struct RunFolder {
 }
 
 /// Everything a run writes, by its name in the folder.
-const CONTENTS: [&str; 7] = ["recipe.toml", "metrics.jsonl", "summary.json", "adapter", "model", "best", "state"];
+const CONTENTS: [&str; 12] = [
+    "recipe.toml",
+    "metrics.jsonl",
+    "summary.json",
+    "adapter",
+    "model",
+    "best",
+    "stops",
+    "compact",
+    "curve.json",
+    "curve.svg",
+    "latency.json",
+    "state",
+];
+
+/// Where an adapter's config names the budget that its run had.
+pub const BUDGET_KEY: &str = "finegates_budget";
 
 impl RunFolder {
     /// Takes the folder for this process. What an earlier run left there stays until [`RunFolder::begin`].
@@ -116,6 +132,16 @@ impl RunFolder {
     /// The folder of the last model: `adapter`, or `model` where everything trains.
     pub fn last(&self, method: Method) -> PathBuf {
         self.path.join(if method == Method::Full { "model" } else { "adapter" })
+    }
+
+    /// The table of times that a budget of latency is counted by.
+    pub fn latency(&self) -> PathBuf {
+        self.path.join("latency.json")
+    }
+
+    /// The folder of the model kept at a stop of a budget, as `stops/params-0.6`.
+    pub fn stop(&self, name: &str) -> PathBuf {
+        self.path.join("stops").join(name)
     }
 
     /// The folder of the best model.
@@ -204,19 +230,7 @@ impl ModelWriter {
         ModelWriter {
             method: *recipe.method,
             config_json: config_json(config, labels),
-            adapter_config: AdapterConfig {
-                target_sparsity: recipe.target_sparsity,
-                sparsity_loss_weight: recipe.sparsity_weight,
-                gate_init_mean: recipe.gate_init_mean,
-                gate_init_std: recipe.gate_init_std,
-                gate_noise_std: recipe.gate_noise_std,
-                bias: "finegates_only".to_owned(),
-                target_modules: Some(TargetModules::Names(target_modules(model))),
-                modules_to_save: head_modules(model),
-                task_type: Some("SEQ_CLS".to_owned()),
-                base_model_name_or_path: Some(recipe.model.clone()),
-                extra: serde_json::Map::new(),
-            },
+            adapter_config: adapter_config(recipe, model),
             tokenizer_files: tokenizer.files(),
         }
     }
@@ -256,6 +270,33 @@ impl ModelWriter {
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         Ok(write_tensors(&folder.join("model.safetensors"), &tensors, &metadata)?)
     }
+}
+
+/// The settings under PEFT's names. A budget is none of them: it stands beside them under a name of ours.
+fn adapter_config(recipe: &Recipe, model: &Model) -> AdapterConfig {
+    let mut config = AdapterConfig {
+        bias: "finegates_only".to_owned(),
+        target_modules: Some(TargetModules::Names(target_modules(model))),
+        modules_to_save: head_modules(model),
+        task_type: Some("SEQ_CLS".to_owned()),
+        base_model_name_or_path: Some(recipe.model.clone()),
+        ..AdapterConfig::default()
+    };
+    let settings = [
+        (&mut config.target_sparsity, recipe.target_sparsity),
+        (&mut config.sparsity_loss_weight, recipe.sparsity_weight),
+        (&mut config.gate_init_mean, recipe.gate_init_mean),
+        (&mut config.gate_init_std, recipe.gate_init_std),
+        (&mut config.gate_noise_std, recipe.gate_noise_std),
+    ];
+    for (setting, value) in settings {
+        *setting = value.unwrap_or(*setting);
+    }
+    if let Some(budget) = &recipe.budget {
+        config.sparsity_loss_weight = 0.0;
+        config.extra.insert(BUDGET_KEY.to_owned(), Value::from(budget.to_string()));
+    }
+    config
 }
 
 /// The base model's config with the labels of the run.

@@ -3,16 +3,20 @@
 //! A run is a folder. Everything about it is decided by its recipe, its data and its checkpoint: the same three give the same bits,
 //! with any number of threads, interrupted or not. Nothing is drawn on a terminal here; an [`Observer`] is told.
 
+pub mod budget;
 pub mod by_name;
+pub mod closing;
 pub mod encoded;
 pub mod error;
 pub mod evaluation;
 pub mod folder;
 pub mod journal;
+pub mod latency;
 pub mod learner;
 pub mod metrics;
 pub mod observer;
 pub mod optimizer;
+pub mod phases;
 pub mod plan;
 pub mod recipe;
 pub mod schedule;

@@ -27,6 +27,8 @@ pub enum Event<'a> {
         /// Examples in all.
         total: usize,
     },
+    /// The model of a budget's stop is kept.
+    Kept(&'a StopRecord),
     /// An evaluation is done.
     Evaluated(&'a EvaluationRecord),
     /// The run can be resumed from this step, whatever happens.
@@ -161,9 +163,9 @@ fn numbers_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMa
 /// How the gates of a model stand at evaluation, as shares of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GateShares {
-    /// Gates of value 1.
+    /// Gates of value 1 or above.
     pub open: f64,
-    /// Gates between 0 and 1.
+    /// Gates below 1 that are not 0.
     pub fractional: f64,
     /// Gates of value 0.
     pub closed: f64,
@@ -180,9 +182,9 @@ impl GateShares {
             for &value in state.rows.iter().chain(&state.columns) {
                 all += 1;
                 open += u64::from(value >= 1.0);
-                closed += u64::from(value <= 0.0);
+                closed += u64::from(value == 0.0);
             }
-            let live = |values: &[f32]| values.iter().filter(|&&value| value > 0.0).count() as u64;
+            let live = |values: &[f32]| values.iter().filter(|&&value| value != 0.0).count() as u64;
             kept += live(&state.rows) * live(&state.columns);
             parameters += state.rows.len() as u64 * state.columns.len() as u64;
         }
@@ -194,6 +196,33 @@ impl GateShares {
             removed: share(parameters - kept, parameters),
         })
     }
+}
+
+/// The model kept at a stop of a budget.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StopRecord {
+    /// Its name in the run's `stops` folder, as `params-0.6`.
+    pub name: String,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The share of the cost that might be left.
+    pub asked: f64,
+    /// The share of the cost that is left.
+    pub left: f64,
+    /// What is left: weights, multiply-adds a token, or milliseconds.
+    pub cost: f64,
+    /// Steps made.
+    pub step: u64,
+    /// The same in epochs.
+    pub epoch: f64,
+    /// The value of the deciding metric.
+    #[serde(deserialize_with = "number_or_null")]
+    pub score: f64,
+    /// All metrics, as in an evaluation.
+    #[serde(deserialize_with = "numbers_or_null")]
+    pub metrics: BTreeMap<String, f64>,
+    /// Share of the gated parameters that is removed.
+    pub removed: f64,
 }
 
 /// Why a run ended.
@@ -244,6 +273,8 @@ pub struct Summary {
     pub best: Option<Best>,
     /// The last evaluation made.
     pub last: Option<EvaluationRecord>,
+    /// What was kept at the stops of the budget; empty without one.
+    pub stops: Vec<StopRecord>,
     /// How the gates stand at the end; none for methods without.
     pub gates: Option<GateShares>,
     /// Time spent on steps and evaluations, also before an interruption.

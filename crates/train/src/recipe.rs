@@ -4,6 +4,7 @@
 //! [`PartialRecipe::resolve`] fills in the rest, and the resulting [`Recipe`] is written to the run folder in full.
 
 mod check;
+mod objective;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -11,8 +12,9 @@ use std::path::{Path, PathBuf};
 
 use finegates_checkpoint::read::{SETTINGS_LIMIT_BYTES, read_text};
 use finegates_data::{ColumnChoice, DatasetOptions, GlueTask};
-use finegates_model::{GateSettings, Method, Penalty};
+use finegates_model::Method;
 
+pub use objective::{Closings, Objective};
 pub use settings::{PartialRecipe, Recipe, SETTINGS, Setting};
 
 /// How every `recipe.toml` written here begins.
@@ -58,6 +60,18 @@ pub enum RecipeError {
         name: &'static str,
         /// Its flag.
         flag: &'static str,
+    },
+    /// A setting of another objective than the run's.
+    #[error(
+        "{name}: belongs to --objective {other}, but this run has --objective {objective}; leave one of the two out"
+    )]
+    OtherObjective {
+        /// The setting.
+        name: &'static str,
+        /// The run's objective.
+        objective: Objective,
+        /// The setting's.
+        other: Objective,
     },
     /// A value out of its range.
     #[error("{name}: expected {expected}, found {found}")]
@@ -122,7 +136,7 @@ impl PartialRecipe {
     }
 
     /// These settings, and those of `lower` where there are none here. Data named here replace those named below as a whole, so that
-    /// a training file and another data set's folder are never mixed.
+    /// a training file and another data set's folder are never mixed; so does an objective.
     pub fn over(mut self, mut lower: PartialRecipe) -> PartialRecipe {
         if self.data.is_some() || self.train.is_some() {
             lower.data = None;
@@ -133,6 +147,9 @@ impl PartialRecipe {
         if self.validation.is_some() {
             lower.validation_fraction = None;
         }
+        if let Some(objective) = self.said_objective() {
+            lower.keep_objective(objective);
+        }
         self.fill(lower);
         self
     }
@@ -142,13 +159,14 @@ impl PartialRecipe {
     /// # Errors
     /// [`RecipeError::Missing`], [`RecipeError::OutOfRange`].
     pub fn resolve(self) -> Result<Recipe, RecipeError> {
-        let settings = self.with_absolute_paths()?;
+        let mut settings = self.with_absolute_paths()?;
         if settings.model.as_ref().is_none_or(String::is_empty) {
             return Err(RecipeError::Missing { name: "model", flag: "--model" });
         }
         if settings.data.is_none() && settings.train.is_none() {
             return Err(RecipeError::Missing { name: "data", flag: "--data FOLDER or --train FILE" });
         }
+        settings.settle_objective()?;
         let recipe = settings.with_defaults();
         recipe.check()?;
         Ok(recipe)
@@ -208,31 +226,14 @@ impl Recipe {
             max_validation_rows: self.max_validation_rows,
         }
     }
-
-    /// How gates start and how noisy they are.
-    pub fn gate_settings(&self) -> GateSettings {
-        GateSettings {
-            init_mean: self.gate_init_mean as f32,
-            init_std: self.gate_init_std as f32,
-            noise_std: self.gate_noise_std as f32,
-        }
-    }
-
-    /// The sparsity penalty; none for methods without gates.
-    pub fn penalty(&self) -> Option<Penalty> {
-        (*self.method == Method::Gates).then_some(Penalty {
-            target_sparsity: self.target_sparsity as f32,
-            weight: self.sparsity_weight as f32,
-            kurtosis: self.kurtosis,
-            temperature: self.kurtosis_temperature as f32,
-        })
-    }
 }
 
 /// What the defaults of some settings depend on.
 pub(crate) struct Context {
     /// The method chosen.
     pub method: Method,
+    /// The objective chosen; none for methods without gates.
+    pub objective: Option<Objective>,
     /// The task chosen.
     pub task: Option<GlueTask>,
     /// Whether the labels are numbers.

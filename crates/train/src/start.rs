@@ -24,6 +24,8 @@ pub struct RunOptions<'a> {
     pub mode: Mode,
     /// How the checkpoint is fetched.
     pub fetch: FetchOptions<'a>,
+    /// Where times of products measured on this machine are kept from run to run.
+    pub latency_tables: Option<PathBuf>,
 }
 
 /// Trains. `settings` are those given (flags over a recipe file); a resumed run takes the others from its own recipe and refuses
@@ -42,25 +44,33 @@ pub fn run(
         Mode::New | Mode::Overwrite => settings.resolve()?,
     };
     let checkpoint = source::resolve(&recipe.model, &options.fetch)?;
-    let (folder, mode) = (options.folder.as_path(), options.mode);
+    let RunOptions { folder, mode, latency_tables, .. } = options;
+    let place = Place { folder, mode: *mode, latency_tables: latency_tables.as_deref() };
     match recipe.threads {
-        None => train(recipe, &checkpoint, folder, mode, observer, stop),
+        None => train(recipe, &checkpoint, &place, observer, stop),
         Some(threads) => {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
             let pool = pool.map_err(|error| Error::Threads(error.to_string()))?;
-            pool.install(|| train(recipe, &checkpoint, folder, mode, observer, stop))
+            pool.install(|| train(recipe, &checkpoint, &place, observer, stop))
         }
     }
+}
+
+/// The folders of a run.
+struct Place<'a> {
+    folder: &'a Path,
+    mode: Mode,
+    latency_tables: Option<&'a Path>,
 }
 
 fn train(
     recipe: Recipe,
     model: &Path,
-    folder: &Path,
-    mode: Mode,
+    place: &Place<'_>,
     observer: &mut dyn Observer,
     stop: &AtomicBool,
 ) -> Result<Summary, Error> {
+    let &Place { folder, mode, latency_tables } = place;
     if mode == Mode::Overwrite
         && let (Ok(run), Ok(model)) = (folder.canonicalize(), model.canonicalize())
         && model.starts_with(&run)
@@ -73,7 +83,8 @@ fn train(
     let dataset = Dataset::load(&recipe.dataset_options())?;
     let base_fingerprint = fingerprint(model, &tokenizer.files())?;
     let run_folder = RunFolder::open(folder, mode)?;
-    let inputs = Inputs { recipe, dataset, checkpoint, tokenizer, base_fingerprint };
+    let latency_tables = latency_tables.map(Path::to_owned);
+    let inputs = Inputs { recipe, dataset, checkpoint, tokenizer, base_fingerprint, latency_tables };
     Trainer::new(inputs, run_folder, observer, stop)?.run()
 }
 

@@ -7,15 +7,21 @@ use std::path::Path;
 use finegates_checkpoint::{TensorFile, TensorToWrite, write_tensors};
 use serde::{Deserialize, Serialize};
 
+use crate::closing::Closing;
 use crate::error::Error;
+use crate::folder::RunFolder;
 use crate::learner::Learner;
-use crate::observer::{Best, EvaluationRecord};
+use crate::observer::{Best, EvaluationRecord, StopRecord};
 use crate::optimizer::Moments;
+use crate::plan::Plan;
 
 /// The name of the file in the run's `state` folder.
 pub const STATE_FILE: &str = "state.safetensors";
-const FORMAT_VERSION: u32 = 2;
+const FORMAT_VERSION: u32 = 3;
+const OLDEST_VERSION: u32 = 2;
 const METADATA_KEY: &str = "finegates_state";
+/// The tensor of the running means of importance, in runs that close by a budget.
+const IMPORTANCE: &str = "closing/importance";
 
 /// Where a run stands. Everything random follows from the recipe's seed and the step, so no generator's state is in it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -34,6 +40,9 @@ pub struct Standing {
     pub best: Option<Best>,
     /// The last evaluation; none before the first.
     pub last: Option<EvaluationRecord>,
+    /// What was kept at the stops of the budget so far.
+    #[serde(default)]
+    pub stops: Vec<StopRecord>,
     /// The length of `metrics.jsonl`.
     pub journal_bytes: u64,
     /// Training sequences seen.
@@ -52,7 +61,7 @@ pub struct Standing {
 ///
 /// # Errors
 /// A folder that cannot be written.
-pub fn save(path: &Path, standing: &Standing, learner: &mut Learner) -> Result<(), Error> {
+pub fn save(path: &Path, standing: &Standing, learner: &mut Learner, closing: Option<&Closing>) -> Result<(), Error> {
     let standing = Standing { format_version: FORMAT_VERSION, ..standing.clone() };
     let text = serde_json::to_string(&standing).map_err(|error| broken(path, error.to_string()))?;
     let mut values: Vec<(String, Vec<f32>)> = Vec::new();
@@ -62,7 +71,8 @@ pub fn save(path: &Path, standing: &Standing, learner: &mut Learner) -> Result<(
     let moments = learner.optimizer.moments.iter().flat_map(|(name, Moments { first, second })| {
         [(format!("first/{name}"), first.as_slice()), (format!("second/{name}"), second.as_slice())]
     });
-    let all = values.iter().map(|(name, value)| (name.clone(), value.as_slice())).chain(moments);
+    let importance = closing.map(|closing| (IMPORTANCE.to_owned(), closing.importance()));
+    let all = values.iter().map(|(name, value)| (name.clone(), value.as_slice())).chain(moments).chain(importance);
     let tensors: Vec<_> = all.map(|(name, data)| TensorToWrite::f32(name, vec![data.len()], data)).collect();
     Ok(write_tensors(path, &tensors, &BTreeMap::from([(METADATA_KEY.to_owned(), text)]))?)
 }
@@ -89,7 +99,7 @@ pub fn read(path: &Path) -> Result<(Standing, TensorFile), Error> {
 impl Standing {
     /// Refuses what no run can have come to.
     fn check(&self) -> Result<(), String> {
-        if self.format_version < FORMAT_VERSION {
+        if self.format_version < OLDEST_VERSION {
             let found = self.format_version;
             return Err(format!(
                 "format version {found}, of an earlier build that told base models apart otherwise; start the run anew with --overwrite"
@@ -116,7 +126,13 @@ impl Standing {
 ///
 /// # Errors
 /// [`Error::State`] or a checkpoint's error if the model's parameters are not those of the state.
-pub fn restore(path: &Path, standing: &Standing, file: &TensorFile, learner: &mut Learner) -> Result<(), Error> {
+pub fn restore(
+    path: &Path,
+    standing: &Standing,
+    file: &TensorFile,
+    learner: &mut Learner,
+    closing: Option<&mut Closing>,
+) -> Result<(), Error> {
     let mut shapes = Vec::new();
     learner.model.parameters(&mut |parameter| shapes.push((parameter.name.to_owned(), parameter.value.len())));
     let mut values = BTreeMap::new();
@@ -130,7 +146,7 @@ pub fn restore(path: &Path, standing: &Standing, file: &TensorFile, learner: &mu
             moments.insert(name, Moments { first, second });
         }
     }
-    let known = values.len() + 2 * moments.len();
+    let known = values.len() + 2 * moments.len() + usize::from(closing.is_some());
     let found = file.names().count();
     if found != known {
         let problem = format!("expected {known} tensors, found {found}; was it written for another model or method?");
@@ -143,7 +159,36 @@ pub fn restore(path: &Path, standing: &Standing, file: &TensorFile, learner: &mu
         }
     });
     learner.model.parameters_changed();
+    if let Some(closing) = closing {
+        let importance = file.read(IMPORTANCE, &[closing.importance().len()])?;
+        closing.take_up(&importance, &learner.model);
+    }
     Ok(())
+}
+
+/// Reads the folder's state into the learner, after making sure that data and base model are those it began with.
+pub(crate) fn take_up(
+    folder: &RunFolder,
+    path: &Path,
+    now: &Standing,
+    plan: &Plan,
+    learner: &mut Learner,
+    closing: Option<&mut Closing>,
+) -> Result<Standing, Error> {
+    let (standing, file) = read(path)?;
+    let inputs = [("data", &standing.data, &now.data), ("base model", &standing.base_model, &now.base_model)];
+    for (what, expected, found) in inputs {
+        if expected != found {
+            let (path, expected, found) = (folder.path().to_owned(), expected.clone(), found.clone());
+            return Err(Error::InputChanged { path, what, expected, found });
+        }
+    }
+    if standing.step > plan.total_steps {
+        let problem = format!("it is after step {} of a run of {} steps", standing.step, plan.total_steps);
+        return Err(Error::State { path: path.to_owned(), problem });
+    }
+    restore(path, &standing, &file, learner, closing)?;
+    Ok(standing)
 }
 
 fn broken(path: &Path, problem: String) -> Error {

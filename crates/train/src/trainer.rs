@@ -1,24 +1,28 @@
 //! The loop: passes, steps, evaluations, saved states, in an order that is a function of the step number alone. A run that is stopped
 //! at any moment and resumed makes the same steps with the same bits.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use finegates_checkpoint::{Checkpoint, Tokenizer};
-use finegates_data::{Dataset, Labels};
+use finegates_data::Dataset;
 use finegates_kernels::random;
 use finegates_model::{Batch, GateNoise, LoadOptions, Method, Model, Purpose};
 
+use crate::budget::{Cost, Measure};
+use crate::closing::Closing;
 use crate::encoded::Encoded;
 use crate::error::{Error, StateLeft};
-use crate::evaluation::{SplitScores, Yardstick, evaluate};
+use crate::evaluation::{self, Yardstick, evaluate};
 use crate::folder::{ModelWriter, RunFolder};
 use crate::journal::Journal;
+use crate::latency::LatencyTable;
 use crate::learner::{Learner, Losses, PassInput, UPDATED};
 use crate::metrics::Metric;
-use crate::observer::{Best, Ending, EvaluationRecord, Event, GateShares, Observer, Start, StepRecord, Summary};
+use crate::observer::{
+    Best, Ending, EvaluationRecord, Event, GateShares, Observer, Start, StepRecord, StopRecord, Summary,
+};
 use crate::optimizer::{LearningRates, Optimizer, OptimizerSettings};
 use crate::plan::Plan;
 use crate::recipe::Recipe;
@@ -36,6 +40,8 @@ pub struct Inputs {
     pub tokenizer: Tokenizer,
     /// Fingerprint of the base model's files.
     pub base_fingerprint: String,
+    /// Where measured times are kept for other runs.
+    pub latency_tables: Option<PathBuf>,
 }
 
 /// Keys of everything random, derived from the seed.
@@ -63,6 +69,7 @@ pub struct Trainer<'a> {
     /// The step whose state is saved.
     saved_step: Option<(u64, bool)>,
     order: Option<(u64, Vec<u32>)>,
+    closing: Option<Closing>,
     observer: &'a mut dyn Observer,
     stop: &'a AtomicBool,
 }
@@ -80,7 +87,7 @@ impl<'a> Trainer<'a> {
         observer: &'a mut dyn Observer,
         stop: &'a AtomicBool,
     ) -> Result<Trainer<'a>, Error> {
-        let Inputs { recipe, mut dataset, checkpoint, tokenizer, base_fingerprint } = inputs;
+        let Inputs { recipe, mut dataset, checkpoint, tokenizer, base_fingerprint, latency_tables } = inputs;
         if dataset.match_order(&checkpoint.config.labels) {
             observer.event(&Event::Note("the labels are numbered as in the checkpoint, whose head knows them"));
         }
@@ -106,7 +113,7 @@ impl<'a> Trainer<'a> {
             .iter()
             .map(|split| encode(split, &tokenizer, max_length, observer))
             .collect::<Result<_, _>>()?;
-        let metrics = metrics(&recipe, &dataset.labels)?;
+        let metrics = evaluation::metrics(&recipe, &dataset.labels)?;
         let positive = dataset.labels.names().zip(recipe.task).map_or(1, |(names, task)| task.positive_class(names));
         let writer = ModelWriter::new(&recipe, &checkpoint.config, &dataset.labels, &model, &tokenizer);
         let mut learner = Learner::new(model, Optimizer::new(OptimizerSettings::of(&recipe)));
@@ -116,11 +123,35 @@ impl<'a> Trainer<'a> {
             ..Standing::default()
         };
         let plan = Plan::new(&recipe, train.len());
+        let mut closing = match recipe.closings() {
+            None => None,
+            Some(closings) => {
+                let wiring = learner.model.wiring();
+                let cost = match closings.budget.measure {
+                    Measure::Parameters => Cost::Parameters,
+                    Measure::MultiplyAdds => Cost::MultiplyAdds { attended: train.attended() },
+                    Measure::Latency { sequences, tokens } => {
+                        let table = folder.saved_state().and_then(|_| LatencyTable::read(&folder.latency()));
+                        let measure = || {
+                            observer.event(&Event::Note("measuring products of this model's sizes on this machine"));
+                            LatencyTable::of(&learner.model, sequences, tokens, latency_tables.as_deref())
+                        };
+                        Cost::Latency(table.map_or_else(measure, Ok)?)
+                    }
+                };
+                Some(Closing::prepare(&closings, wiring, cost, plan.total_steps)?)
+            }
+        };
         let saved = folder.saved_state();
-        let saved = saved.map(|path| take_up(&folder, &path, &fresh, &plan, &mut learner)).transpose()?;
+        let saved = saved
+            .map(|path| state::take_up(&folder, &path, &fresh, &plan, &mut learner, closing.as_mut()))
+            .transpose()?;
         let saved_step = saved.as_ref().map(|standing| (standing.step, standing.evaluation_pending));
         let standing = saved.unwrap_or(fresh);
         folder.begin(&recipe)?;
+        if let Some(Cost::Latency(table)) = closing.as_ref().map(Closing::cost) {
+            table.write(&folder.latency())?;
+        }
         let journal = Journal::open(&folder.journal(), standing.journal_bytes)?;
         if !journal.complete() {
             observer
@@ -156,6 +187,7 @@ impl<'a> Trainer<'a> {
             standing,
             saved_step,
             order: None,
+            closing,
             observer,
             stop,
         })
@@ -192,8 +224,9 @@ impl<'a> Trainer<'a> {
                 return Err(error);
             }
             let (step, steps_an_epoch) = (self.standing.step, self.plan.steps_an_epoch as f64);
-            self.standing.evaluation_pending =
-                step == self.plan.total_steps || self.recipe.evaluate_every.due(step, steps_an_epoch);
+            self.standing.evaluation_pending = step == self.plan.total_steps
+                || self.stop_at(step).is_some()
+                || self.recipe.evaluate_every.due(step, steps_an_epoch);
             if !self.standing.evaluation_pending && self.recipe.checkpoint_every.due(step, steps_an_epoch) {
                 self.save()?;
             }
@@ -214,7 +247,7 @@ impl<'a> Trainer<'a> {
         let made = self.standing.step;
         self.order_epoch(self.plan.epoch(made));
         let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
-        let counts = self.plan.progress(made) >= self.recipe.sparsity_start_epoch;
+        let counts = self.recipe.sparsity_start_epoch.is_none_or(|start| self.plan.progress(made) >= start);
         let penalty = self.recipe.penalty().filter(|_| counts);
         let (mut losses, mut sequences, mut tokens) = (Losses::default(), 0, 0);
         let mut batch = Batch::default();
@@ -239,8 +272,15 @@ impl<'a> Trainer<'a> {
             sequences += batch.sequences();
             tokens += batch.tokens_count();
         }
-        let rates = self.rates.scaled(self.plan.schedule.share(made + 1));
+        if let Some(closing) = &mut self.closing {
+            closing.observe(&self.learner.model);
+        }
+        let stops = self.closing.as_ref().map_or(&[][..], Closing::stops);
+        let rates = self.rates.scaled(self.plan.rate_share(made + 1, stops));
         let gradient_norm = self.learner.update(&rates)?;
+        if let Some(closing) = &mut self.closing {
+            closing.close(&mut self.learner.model, made + 1);
+        }
         let removed = self.gate_shares().map_or(0.0, |shares| shares.removed);
         let seconds = started.elapsed().as_secs_f64();
         let standing = &mut self.standing;
@@ -295,7 +335,7 @@ impl<'a> Trainer<'a> {
             }
         }
         let gates = self.gate_shares();
-        let score = deciding_score(&scores, &self.recipe.best_metric);
+        let score = evaluation::deciding_score(&scores, &self.recipe.best_metric);
         let seconds = started.elapsed().as_secs_f64();
         self.standing.seconds += seconds;
         let mut record = EvaluationRecord {
@@ -303,7 +343,7 @@ impl<'a> Trainer<'a> {
             step: self.standing.step,
             epoch: self.plan.progress(self.standing.step),
             loss: scores.first().map_or(f64::NAN, |split| split.loss),
-            metrics: flat_metrics(&scores),
+            metrics: evaluation::flat_metrics(&scores),
             score,
             best: false,
             gates,
@@ -318,6 +358,7 @@ impl<'a> Trainer<'a> {
             // Until enough is removed, patience does not run out: what is waited for is still to come.
             self.standing.evaluations_since_best += 1;
         }
+        self.keep_stop(&record)?;
         let patience = self.recipe.early_stopping;
         let over = patience > 0 && self.standing.evaluations_since_best >= patience;
         self.standing.early_stopped = over && self.standing.step < self.plan.total_steps;
@@ -325,6 +366,42 @@ impl<'a> Trainer<'a> {
         self.observer.event(&Event::Evaluated(&record));
         self.standing.last = Some(record);
         Ok(true)
+    }
+
+    /// The stop of the budget that ends after so many steps, by its number.
+    fn stop_at(&self, step: u64) -> Option<usize> {
+        self.closing.as_ref()?.stops().iter().position(|stop| stop.end == step)
+    }
+
+    /// Keeps the model if a stop of the budget ends here.
+    fn keep_stop(&mut self, record: &EvaluationRecord) -> Result<(), Error> {
+        let (Some(number), Some(closing)) = (self.stop_at(record.step), &self.closing) else { return Ok(()) };
+        let Some(budget) = &self.recipe.budget else { return Ok(()) };
+        let amount = budget.stops[number];
+        let name = format!("{}-{amount}", budget.measure);
+        let path = self.folder.stop(&name);
+        self.writer.write(&self.learner.model, &path)?;
+        let stop = StopRecord {
+            name,
+            folder: path,
+            asked: closing.stops()[number].to,
+            left: closing.left(),
+            cost: closing.left() * closing.whole(),
+            step: record.step,
+            epoch: record.epoch,
+            score: record.score,
+            metrics: record.metrics.clone(),
+            removed: record.gates.map_or(0.0, |gates| gates.removed),
+        };
+        self.observer.event(&Event::Kept(&stop));
+        self.standing.stops.push(stop);
+        Ok(())
+    }
+
+    /// Whether enough is removed for a model to be the run's best.
+    fn enough_removed(&self, removed: f64) -> bool {
+        let met = self.closing.as_ref().is_none_or(|closing| closing.met());
+        *self.recipe.method != Method::Gates || met && removed >= self.recipe.best_min_removed
     }
 
     /// How the gates stand at evaluation; none for methods without.
@@ -344,7 +421,7 @@ impl<'a> Trainer<'a> {
             score: finite(record.score),
             removed,
             metrics: record.metrics.iter().map(|(name, value)| (name.clone(), finite(*value))).collect(),
-            eligible: removed >= self.recipe.best_min_removed || *self.recipe.method != Method::Gates,
+            eligible: self.enough_removed(removed),
         };
         // A lower loss is better, a higher value of anything else.
         let sign = if self.recipe.best_metric == "loss" { -1.0 } else { 1.0 };
@@ -367,7 +444,7 @@ impl<'a> Trainer<'a> {
         self.writer.write(&self.learner.model, &self.folder.last(*self.recipe.method))?;
         // The state comes last: once it says so, everything up to its step is there.
         let path = self.folder.state();
-        state::save(&path, &self.standing, &mut self.learner)?;
+        state::save(&path, &self.standing, &mut self.learner, self.closing.as_ref())?;
         self.saved_step = Some(now);
         let folder = path.parent().unwrap_or(&path);
         self.observer.event(&Event::Saved { step: self.standing.step, folder });
@@ -385,6 +462,7 @@ impl<'a> Trainer<'a> {
             best_metric: self.recipe.best_metric.clone(),
             best: standing.best.clone(),
             last: standing.last.clone(),
+            stops: standing.stops.clone(),
             gates: self.gate_shares(),
             seconds: standing.seconds,
             sequences_per_second: standing.sequences as f64 / standing.step_seconds.max(1e-9),
@@ -412,54 +490,6 @@ fn encode(
     Ok(encoded)
 }
 
-/// The metrics to compute: the task's, and the one that decides.
-fn metrics(recipe: &Recipe, labels: &Labels) -> Result<Vec<Metric>, Error> {
-    let mut metrics = Metric::of(recipe.task, labels).to_vec();
-    let mut known = metrics.clone();
-    if let Some(names) = labels.names() {
-        known.extend([Metric::Accuracy, Metric::MacroF1, Metric::Matthews]);
-        known.extend((names.len() == 2).then_some(Metric::F1));
-    }
-    let wanted = &recipe.best_metric;
-    match known.iter().find(|metric| metric.name() == wanted) {
-        Some(metric) if metrics.contains(metric) => {}
-        Some(&metric) => metrics.push(metric),
-        None if wanted == "loss" => {}
-        None => {
-            let mut known: Vec<String> = known.iter().map(|metric| metric.name().to_owned()).collect();
-            known.push("loss".to_owned());
-            known.sort_unstable();
-            known.dedup();
-            return Err(Error::UnknownMetric { found: wanted.clone(), known });
-        }
-    }
-    Ok(metrics)
-}
-
-/// Reads the folder's state into the learner, after making sure that data and base model are those it began with.
-fn take_up(
-    folder: &RunFolder,
-    path: &Path,
-    now: &Standing,
-    plan: &Plan,
-    learner: &mut Learner,
-) -> Result<Standing, Error> {
-    let (standing, file) = state::read(path)?;
-    let inputs = [("data", &standing.data, &now.data), ("base model", &standing.base_model, &now.base_model)];
-    for (what, expected, found) in inputs {
-        if expected != found {
-            let (path, expected, found) = (folder.path().to_owned(), expected.clone(), found.clone());
-            return Err(Error::InputChanged { path, what, expected, found });
-        }
-    }
-    if standing.step > plan.total_steps {
-        let problem = format!("it is after step {} of a run of {} steps", standing.step, plan.total_steps);
-        return Err(Error::State { path: path.to_owned(), problem });
-    }
-    state::restore(path, &standing, &file, learner)?;
-    Ok(standing)
-}
-
 fn count_trainable(model: &mut Model) -> usize {
     let mut count = 0;
     model.parameters(&mut |parameter| count += parameter.value.len());
@@ -468,24 +498,4 @@ fn count_trainable(model: &mut Model) -> usize {
 
 fn gated_parameters(model: &Model) -> u64 {
     model.wiring().projections.iter().map(|projection| projection.rows as u64 * projection.columns as u64).sum()
-}
-
-/// The first validation set's value of the metric that decides.
-fn deciding_score(scores: &[SplitScores], best_metric: &str) -> f64 {
-    let Some(first) = scores.first() else { return f64::NAN };
-    if best_metric == "loss" {
-        return first.loss;
-    }
-    first.metrics.iter().find(|(metric, _)| metric.name() == best_metric).map_or(f64::NAN, |(_, value)| *value)
-}
-
-/// All metrics by name, with the name of their set before it if there are several.
-fn flat_metrics(scores: &[SplitScores]) -> BTreeMap<String, f64> {
-    let mut flat = BTreeMap::new();
-    for split in scores {
-        let prefix = if scores.len() > 1 { format!("{}_", split.name) } else { String::new() };
-        flat.insert(format!("{prefix}loss"), split.loss);
-        flat.extend(split.metrics.iter().map(|(metric, value)| (format!("{prefix}{metric}"), *value)));
-    }
-    flat
 }

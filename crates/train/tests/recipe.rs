@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use finegates_data::GlueTask;
-use finegates_model::Method;
+use finegates_model::{GateSettings, Method, Penalty};
 use finegates_train::by_name::ByName;
-use finegates_train::recipe::{PartialRecipe, Recipe, RecipeError, SETTINGS};
+use finegates_train::recipe::{Objective, PartialRecipe, Recipe, RecipeError, SETTINGS};
 use finegates_train::schedule::{Interval, Shape};
 
 fn minimal() -> PartialRecipe {
@@ -21,14 +21,57 @@ fn parse(text: &str) -> Result<PartialRecipe, RecipeError> {
     PartialRecipe::from_toml(text, Path::new("recipe.toml"))
 }
 
+/// With the objective of the paper.
+fn paper() -> PartialRecipe {
+    PartialRecipe { objective: Some(ByName(Objective::Paper)), ..minimal() }
+}
+
 #[test]
-fn the_defaults_are_the_papers() {
+fn the_defaults_close_by_a_budget() {
     let recipe = minimal().resolve().unwrap();
     assert_eq!(*recipe.method, Method::Gates);
-    assert_eq!((recipe.target_sparsity, recipe.sparsity_weight, recipe.kurtosis_temperature), (0.4, 50.0, 100.0));
+    assert_eq!(recipe.objective, Some(ByName(Objective::Budget)));
+    assert_eq!(recipe.closings().unwrap().budget.to_string(), "params=0.6");
+    assert_eq!((recipe.penalty(), recipe.gate_settings()), (None, GateSettings::Direct));
+    assert_eq!((recipe.gate_learning_rate, recipe.head_learning_rate, *recipe.schedule), (5e-3, 1e-3, Shape::Linear));
+}
+
+#[test]
+fn the_papers_objective_has_the_papers_defaults() {
+    let recipe = paper().resolve().unwrap();
+    assert_eq!(*recipe.method, Method::Gates);
+    assert_eq!(recipe.closings(), None);
+    let papers = Penalty { target_sparsity: 0.4, weight: 50.0, kurtosis: false, temperature: 100.0 };
+    assert_eq!(recipe.penalty(), Some(papers));
     assert_eq!((recipe.gate_learning_rate, recipe.head_learning_rate, *recipe.schedule), (1e-3, 1e-3, Shape::Constant));
     assert_eq!((recipe.batch_size, recipe.max_length, recipe.best_metric.as_str()), (16, 512, "accuracy"));
-    assert_eq!((recipe.gate_init_mean, recipe.gate_init_std, recipe.gate_noise_std), (1.0, 0.1, 0.1));
+    let papers = GateSettings::Stochastic { init_mean: 1.0, init_std: 0.1, noise_std: 0.1 };
+    assert_eq!(recipe.gate_settings(), papers);
+    assert_eq!(recipe.warmup_ratio, 0.0);
+}
+
+#[test]
+fn a_setting_of_the_paper_means_the_papers_objective() {
+    let said = |text: &str| parse(&format!("model = \"m\"\ndata = \"/d\"\n{text}")).unwrap();
+    let objective = |partial: PartialRecipe| partial.resolve().unwrap().objective.map(|objective| objective.0);
+    assert_eq!(objective(said("")), Some(Objective::Budget));
+    assert_eq!(objective(said("target_sparsity = 0.3")), Some(Objective::Paper));
+    assert_eq!(objective(said("budget = \"macs=0.5\"")), Some(Objective::Budget));
+    assert_eq!(objective(said("method = \"bitfit\"\ntarget_sparsity = 0.3")), None);
+    let refused = |text: &str| said(text).resolve().unwrap_err().to_string();
+    assert_eq!(
+        refused("budget = \"params=0.5\"\nsparsity_weight = 1.0"),
+        "budget: belongs to --objective budget, but this run has --objective paper; leave one of the two out"
+    );
+    assert!(refused("objective = \"budget\"\nkurtosis = true").starts_with("kurtosis: belongs to --objective paper"));
+    // Flags change the objective of a recipe, whose settings of the other one are then forgotten.
+    let over = |flags: &str, file: &str| parse(flags).unwrap().over(said(file)).resolve().unwrap();
+    let budget = over("budget = \"params=0.5\"", "objective = \"paper\"\ntarget_sparsity = 0.3\nsparsity_weight = 1.0");
+    assert_eq!((budget.penalty(), budget.closings().unwrap().budget.to_string()), (None, "params=0.5".to_owned()));
+    let paper = over("objective = \"paper\"", "budget = \"params=0.5\"\nadapt_ratio = 0.5");
+    assert_eq!((paper.budget, paper.target_sparsity), (None, Some(0.4)));
+    let kept = over("seed = 1", "budget = \"params=0.5\"\nadapt_ratio = 0.5");
+    assert_eq!(kept.adapt_ratio, Some(0.5));
 }
 
 #[test]
@@ -45,7 +88,11 @@ fn defaults_follow_method_and_task() {
 
 #[test]
 fn every_stated_default_is_the_real_one() {
-    let values: toml::Table = toml::from_str(&minimal().resolve().unwrap().to_toml().unwrap()).unwrap();
+    let table = |partial: PartialRecipe| -> toml::Table {
+        toml::from_str(&partial.resolve().unwrap().to_toml().unwrap()).unwrap()
+    };
+    let mut values = table(paper());
+    values.extend(table(minimal()));
     for setting in &SETTINGS {
         let Some((_, stated)) = setting.description.split_once("[default: ") else { continue };
         let stated = stated.trim_end_matches(']').split(';').next().unwrap();
@@ -69,7 +116,7 @@ fn a_written_recipe_reads_back_the_same() {
         task: Some(GlueTask::Mnli),
         train: Some(PathBuf::from("/a/train \"1\".csv")),
         validation: Some(vec![PathBuf::from("/a/b.csv"), PathBuf::from("/a/c.csv")]),
-        kurtosis: Some(true),
+        budget: Some(ByName("latency=3ms,2ms@1x32".parse().unwrap())),
         learning_rate_floor: Some(0.1),
         evaluate_every: Some(ByName(Interval::Epochs(0.25))),
         text_pair: Some("second".to_owned()),
@@ -82,9 +129,10 @@ fn a_written_recipe_reads_back_the_same() {
     let read: Recipe = parse(&text).unwrap().resolve().unwrap();
     assert_eq!(read, recipe);
     assert_eq!(read.to_toml().unwrap(), text);
-    assert!(text.contains(
-        "# Share of the gates that the penalty wants closed, 0 to 1 [default: 0.4]\ntarget_sparsity = 0.4\n"
-    ));
+    assert!(text.contains("# Share of all steps before the first gate closes [default: 0.15]\nadapt_ratio = 0.15\n"));
+    assert!(text.contains("budget = \"latency=3ms,2ms@1x32\"\n# ") && text.contains("# target_sparsity is not set\n"));
+    let paper = PartialRecipe { kurtosis: Some(true), ..minimal() }.resolve().unwrap();
+    assert_eq!(parse(&paper.to_toml().unwrap()).unwrap().resolve().unwrap(), paper);
     assert!(text.contains("# max_steps is not set\n"));
 }
 

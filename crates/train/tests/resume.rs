@@ -29,6 +29,16 @@ fn busy(workshop: &Workshop) -> PartialRecipe {
     }
 }
 
+/// The same with a budget of two stops in place of the penalty.
+fn budget(workshop: &Workshop) -> PartialRecipe {
+    PartialRecipe {
+        kurtosis: None,
+        sparsity_start_epoch: None,
+        budget: Some(ByName("params=0.8,0.4".parse().unwrap())),
+        ..busy(workshop)
+    }
+}
+
 fn with_method(method: Method, recipe: PartialRecipe) -> PartialRecipe {
     PartialRecipe { method: Some(ByName(method)), ..recipe }
 }
@@ -38,15 +48,16 @@ fn one_thread_and_two_give_the_same_bits() {
     let workshop = Workshop::new("bert", 300, true);
     // Wide enough, with enough tokens a pass, that every operation is worth several tasks.
     workshop.enlarge_model();
-    for method in [Method::Gates, Method::BitFit, Method::Full] {
+    let paper = |method: Method| (method.to_string(), with_method(method, busy(&workshop)));
+    let recipes = [Method::Gates, Method::BitFit, Method::Full].map(paper);
+    for (what, recipe) in recipes.into_iter().chain([("budget".to_owned(), budget(&workshop))]) {
         let results = [1, 2].map(|threads| {
-            let name = format!("{method}-{threads}");
-            let busy = PartialRecipe { batch_size: Some(64), epochs: Some(2.0), ..busy(&workshop) };
-            let recipe = PartialRecipe { threads: Some(threads), ..with_method(method, busy) };
-            workshop.run(recipe, &name, Mode::New).unwrap();
+            let name = format!("{what}-{threads}");
+            let sizes = PartialRecipe { batch_size: Some(64), epochs: Some(2.0), ..recipe.clone() };
+            workshop.run(PartialRecipe { threads: Some(threads), ..sizes }, &name, Mode::New).unwrap();
             workshop.result(&name)
         });
-        assert_same(&results[1], &results[0], &method.to_string());
+        assert_same(&results[1], &results[0], &what);
     }
 }
 
@@ -62,8 +73,9 @@ fn another_seed_gives_other_bits() {
 #[test]
 fn stopping_and_resuming_changes_nothing() {
     let workshop = Workshop::new("bert", 50, true);
-    for method in [Method::Gates, Method::Full] {
-        let recipe = with_method(method, busy(&workshop));
+    let paper = |method: Method| (method.to_string(), with_method(method, busy(&workshop)));
+    let recipes = [Method::Gates, Method::Full].map(paper);
+    for (method, recipe) in recipes.into_iter().chain([("budget".to_owned(), budget(&workshop))]) {
         let whole = format!("{method}-whole");
         let summary = workshop.run(recipe.clone(), &whole, Mode::New).unwrap();
         assert_eq!((summary.ending, summary.step, summary.total_steps), (Ending::Finished, 15, 15));
@@ -154,6 +166,7 @@ fn child_process_trains() {
         mode: if resume { Mode::Resume } else { Mode::Overwrite },
         folder,
         fetch: finegates_checkpoint::source::FetchOptions::default(),
+        latency_tables: None,
     };
     let recipe = if resume { PartialRecipe::default() } else { recipe };
     let stop = std::sync::atomic::AtomicBool::new(false);

@@ -10,6 +10,7 @@ use finegates_train::by_name::ByName;
 use finegates_train::encoded::Encoded;
 use finegates_train::evaluation::{Yardstick, evaluate};
 use finegates_train::metrics::Metric;
+use finegates_train::recipe::Objective;
 use finegates_train::schedule::Interval;
 use finegates_train::{Ending, Error, Mode, PartialRecipe};
 use support::Workshop;
@@ -186,6 +187,7 @@ fn training_ends_early_when_it_gets_no_better() {
     let recipe = PartialRecipe {
         epochs: Some(50.0),
         early_stopping: Some(2),
+        objective: Some(ByName(Objective::Paper)),
         gate_learning_rate: Some(0.0),
         bias_learning_rate: Some(0.0),
         head_learning_rate: Some(0.0),

@@ -1,6 +1,6 @@
 //! The names tensors have in PEFT's files, and the base model's own names for them.
 
-use super::{COLUMNS_SUFFIX, ROWS_SUFFIX};
+use super::GateForm;
 
 /// What every name begins with in the file: PEFT's model, and the base model in it.
 pub(super) const PREFIX: &str = "base_model.model.";
@@ -13,7 +13,7 @@ pub(super) fn normalise(written: &str) -> Option<String> {
     if name.contains(".original_module.") {
         return None;
     }
-    for suffix in [ROWS_SUFFIX, COLUMNS_SUFFIX] {
+    for suffix in GateForm::ALL.iter().flat_map(|form| [form.rows_suffix(), form.columns_suffix()]) {
         if let Some((module, adapter)) = name.rsplit_once(&format!("{suffix}."))
             && !adapter.is_empty()
             && !adapter.contains('.')

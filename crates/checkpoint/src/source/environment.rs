@@ -92,10 +92,10 @@ impl Environment<'_> {
         (!token.is_empty()).then(|| token.to_owned())
     }
 
-    /// The folder in which unpacked packages are kept.
-    pub fn package_cache(&self) -> Result<PathBuf, Error> {
+    /// A folder of this program's own in which something is kept for later.
+    pub fn own_cache(&self, name: &str) -> Result<PathBuf, Error> {
         if let Some(cache) = self.path("FINEGATES_CACHE") {
-            return Ok(cache.join("packages"));
+            return Ok(cache.join(name));
         }
         let default = || {
             if cfg!(windows) {
@@ -105,7 +105,7 @@ impl Environment<'_> {
             Some(self.home()?.join(folder))
         };
         let caches = self.path("XDG_CACHE_HOME").or_else(default).ok_or_else(|| no_cache("FINEGATES_CACHE"))?;
-        Ok(caches.join("finegates").join("packages"))
+        Ok(caches.join("finegates").join(name))
     }
 }
 

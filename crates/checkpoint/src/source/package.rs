@@ -33,7 +33,7 @@ pub fn fetch_package(name: &str, version: &str, options: &FetchOptions) -> Resul
 /// As `fetch_package`, of `name==version`.
 pub(super) fn fetch(spec: &str, options: &FetchOptions) -> Result<PathBuf, Error> {
     let package = Package::parse(spec)?;
-    let cache = options.environment().package_cache()?;
+    let cache = options.environment().own_cache("packages")?;
     let place = cache.join(format!("{}-{}", package.name, package.version));
     if place.is_dir() {
         return Ok(place);

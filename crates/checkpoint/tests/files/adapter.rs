@@ -1,6 +1,6 @@
 use std::fs;
 
-use finegates_checkpoint::adapter::TargetModules;
+use finegates_checkpoint::adapter::{GateForm, LayerGates, TargetModules};
 use finegates_checkpoint::{Adapter, AdapterConfig, Tensor};
 
 use crate::support::{folder, shared, write, write_f32};
@@ -20,7 +20,8 @@ fn the_authors_adapter_is_read() {
     let Some(shared) = shared() else { return };
     let adapter = Adapter::read(&shared.join("fixtures/peft-finegates-roberta-base-mrpc")).expect("the authors' own");
     assert_eq!(adapter.gated_modules().count(), 72);
-    let (rows, columns) = adapter.gates("roberta.encoder.layer.3.output.dense").expect("gated");
+    let LayerGates { form, rows, columns } = adapter.gates("roberta.encoder.layer.3.output.dense").expect("gated");
+    assert_eq!(form, GateForm::Theta);
     assert_eq!((rows.len(), columns.len()), (768, 3072));
     assert_eq!(adapter.tensors["classifier.out_proj.weight"].shape, [2, 768]);
     assert_eq!(adapter.config.base_model_name_or_path.as_deref(), Some("roberta-base"));
@@ -127,7 +128,20 @@ fn an_adapter_that_cannot_be_is_refused() {
         ),
         (
             vec![(rows, &[2], &[1.0, 2.0]), (columns, &[1], &[1.0]), ("a.q.bias", &[3], &[0.0; 3])],
-            "a.q.bias: expected 2 values as in finegates_rows, found shape [3]",
+            "a.q.bias: expected 2 values as its row gates have, found shape [3]",
+        ),
+        (
+            vec![
+                (rows, &[1], &[1.0]),
+                (columns, &[1], &[1.0]),
+                ("a.q.finegates_row_values", &[1], &[1.0]),
+                ("a.q.finegates_column_values", &[1], &[1.0]),
+            ],
+            "a.q.finegates_row_values: expected one kind of gates, found a.q.finegates_rows too",
+        ),
+        (
+            vec![("a.q.finegates_row_values", &[1], &[1.0]), ("a.q.finegates_columns", &[1], &[1.0])],
+            "a.q.finegates_columns: expected a.q.finegates_rows beside it, found none; was the file cut or edited?",
         ),
         (
             vec![(rows, &[1], &[1.0]), (columns, &[1], &[1.0]), ("a.q.finegates_rows", &[1], &[1.0])],

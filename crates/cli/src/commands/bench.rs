@@ -183,7 +183,7 @@ impl Runner {
     /// Loads a model, with its input if that is random tokens.
     fn new(name: &str, arguments: &BenchArguments, common: &Common) -> anyhow::Result<Runner> {
         let options = arguments.model_options.options(true, common);
-        let artifact = Artifact::find(name, options.which, options.base.as_deref(), &options.fetch)?;
+        let artifact = Artifact::find(name, &options.which, options.base.as_deref(), &options.fetch)?;
         let (engine, encoded) = match arguments.data {
             Some(_) => (Engine::from_artifact(artifact, &options)?, Vec::new()),
             None => {
@@ -278,7 +278,7 @@ fn report(arguments: &BenchArguments, models: Vec<Measured>) -> Report {
         None => format!("{} sequences of {} random tokens", arguments.batch, arguments.length),
     };
     Report {
-        cpu: crate::cpu::name(),
+        cpu: finegates_kernels::cpu::name(),
         instruction_set: finegates_kernels::cpu::isa().to_string(),
         threads: rayon::current_num_threads(),
         input,

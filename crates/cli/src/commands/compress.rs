@@ -9,11 +9,11 @@ use finegates_checkpoint::{Checkpoint, Tokenizer};
 use finegates_compress::removal::Totals;
 use finegates_compress::{Report, Request, Source, synthetic_probe};
 use finegates_data::{Format, TextRows};
-use finegates_infer::{Artifact, Kind};
+use finegates_infer::{Artifact, Kind, Which};
 use finegates_model::{Batch, Model};
 use serde::Serialize;
 
-use super::model::{Pair, Saved, TextColumns};
+use super::model::{Pair, TextColumns};
 use crate::arguments::Common;
 use crate::figures::{bytes, count, integer, ratio, share};
 use crate::output::{CheckFailed, note};
@@ -30,6 +30,9 @@ and so is what nothing reads any more because of that. Before the result is put 
 read back, and both models answer a probe; if their logits differ by more than 1e-4 of their
 scale, nothing is written and the exit status is 1.";
 
+/// How many texts two models are compared on where nobody says.
+const PROBE_SIZE: u16 = 64;
+
 /// Remove what a run's gates closed and write the smaller model
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -42,9 +45,9 @@ pub struct CompressArguments {
     /// Replace what the output folder holds
     #[arg(long)]
     overwrite: bool,
-    /// Which of the run's saved models to compress
+    /// Which of the run's saved models to compress: best, last, or a stop of its budget, as params-0.6
     #[arg(long, value_name = "WHICH", default_value = "best")]
-    checkpoint: Saved,
+    checkpoint: Which,
     /// The base model, in place of the one the run names (when that one has moved)
     #[arg(long, value_name = "MODEL")]
     base: Option<String>,
@@ -55,7 +58,7 @@ pub struct CompressArguments {
     #[arg(long, value_name = "FORMAT", requires = "probe")]
     probe_format: Option<Format>,
     /// Compare on at most N texts
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = PROBE_SIZE, value_parser = clap::value_parser!(u16).range(1..))]
     probe_size: u16,
     #[command(flatten)]
     columns: TextColumns,
@@ -75,7 +78,7 @@ pub fn run(arguments: &CompressArguments, common: &Common) -> anyhow::Result<()>
         run: &arguments.run,
         output: &arguments.output,
         overwrite: arguments.overwrite,
-        checkpoint: arguments.checkpoint,
+        checkpoint: arguments.checkpoint.clone(),
         base: arguments.base.as_deref(),
     };
     let report = compress(&job, common, |artifact, model, tokenizer| probe(arguments, artifact, model, tokenizer))?;
@@ -87,7 +90,7 @@ pub struct Job<'a> {
     pub run: &'a str,
     pub output: &'a Path,
     pub overwrite: bool,
-    pub checkpoint: Saved,
+    pub checkpoint: Which,
     pub base: Option<&'a str>,
 }
 
@@ -97,7 +100,7 @@ pub fn compress(
     common: &Common,
     probe: impl FnOnce(&Artifact, &Model, Option<&Tokenizer>) -> anyhow::Result<Vec<Batch>>,
 ) -> anyhow::Result<Report> {
-    let artifact = Artifact::find(job.run, job.checkpoint.into(), job.base, &common.fetch())?;
+    let artifact = Artifact::find(job.run, &job.checkpoint, job.base, &common.fetch())?;
     let Some(method) = artifact.method()? else {
         let kind = if artifact.kind == Kind::Compact { "is compact already" } else { "is a checkpoint without gates" };
         bail!("{}: {kind}; expected a run (finegates train) or an adapter with gates", artifact.folder.display());
@@ -188,8 +191,18 @@ fn probe(
         (None, Some(_)) => own_validation_texts(artifact, size),
         (None, None) => Vec::new(),
     };
+    probe_of(&texts, model, tokenizer)
+}
+
+/// The probe where nobody names one: the run's own validation texts, or arbitrary tokens.
+pub fn own_probe(artifact: &Artifact, model: &Model, tokenizer: Option<&Tokenizer>) -> anyhow::Result<Vec<Batch>> {
+    let texts = tokenizer.map(|_| own_validation_texts(artifact, usize::from(PROBE_SIZE))).unwrap_or_default();
+    probe_of(&texts, model, tokenizer)
+}
+
+fn probe_of(texts: &[Pair], model: &Model, tokenizer: Option<&Tokenizer>) -> anyhow::Result<Vec<Batch>> {
     match tokenizer {
-        Some(tokenizer) if !texts.is_empty() => encode(&texts, model, tokenizer),
+        Some(tokenizer) if !texts.is_empty() => encode(texts, model, tokenizer),
         _ => Ok(synthetic_probe(model)),
     }
 }

@@ -95,7 +95,7 @@ pub struct SplitReport {
 /// Runs the command.
 pub fn run(arguments: &EvalArguments, common: &Common) -> anyhow::Result<()> {
     let options = arguments.model_options.options(false, common);
-    let artifact = Artifact::find(&arguments.model, options.which, options.base.as_deref(), &options.fetch)?;
+    let artifact = Artifact::find(&arguments.model, &options.which, options.base.as_deref(), &options.fetch)?;
     let recipe = run_recipe(&artifact)?;
     if arguments.data.is_empty() && recipe.is_none() {
         bail!("--data: not given; {} is no run, so name the labelled data to judge it on", artifact.folder.display());

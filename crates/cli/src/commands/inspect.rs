@@ -14,7 +14,6 @@ use finegates_model::Wiring;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::model::Saved;
 use crate::arguments::Common;
 use crate::figures::{bytes, integer, names, share};
 use crate::table::{Table, facts};
@@ -39,7 +38,7 @@ pub struct InspectArguments {
     path: String,
     /// Which of a run's saved models to show
     #[arg(long, value_name = "WHICH", default_value = "best")]
-    checkpoint: Saved,
+    checkpoint: Which,
     /// The base model of an adapter that names none, for the size of its heads
     #[arg(long, value_name = "MODEL")]
     base: Option<String>,
@@ -54,7 +53,7 @@ struct Report {
     kind: String,
     path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    part: Option<&'static str>,
+    part: Option<String>,
     base_model: Option<String>,
     architecture: Option<Value>,
     labels: Vec<String>,
@@ -72,8 +71,8 @@ struct Report {
 
 /// Runs the command.
 pub fn run(arguments: &InspectArguments, common: &Common) -> anyhow::Result<()> {
-    let which: Which = arguments.checkpoint.into();
-    let artifact = Artifact::find(&arguments.path, which, arguments.base.as_deref(), &common.fetch())?;
+    let which = arguments.checkpoint.clone();
+    let artifact = Artifact::find(&arguments.path, &which, arguments.base.as_deref(), &common.fetch())?;
     let report = match &artifact.adapter {
         Some(folder) => of_adapter(&artifact, folder, arguments, common)?,
         None => of_checkpoint(&artifact, common)?,
@@ -126,9 +125,7 @@ fn of_adapter(
     if artifact.kind == Kind::Run {
         report.training = Some(training(&artifact.folder));
     }
-    let gated =
-        adapter.tensors.keys().any(|name| name.ends_with(".finegates_rows") || name.ends_with(".finegates_columns"));
-    if !gated {
+    if adapter.gated_modules().next().is_none() {
         report.notes.push("trained without gates, so nothing is removed".to_owned());
         report.adapter = None;
         return Ok(report);
@@ -190,7 +187,7 @@ fn blank(artifact: &Artifact) -> Report {
     Report {
         kind: artifact.kind.to_string(),
         path: artifact.folder.display().to_string(),
-        part: artifact.part,
+        part: artifact.part.clone(),
         base_model: artifact.adapter.as_ref().and_then(|_| artifact.base_name()),
         architecture: None,
         labels: Vec::new(),
@@ -310,7 +307,7 @@ fn text(report: &Report, projections: bool) -> String {
     let mut lines = vec![("path", report.path.clone())];
     lines.push((
         "kind",
-        match report.part {
+        match &report.part {
             Some(part) => format!("{} ({part})", report.kind),
             None => report.kind.clone(),
         },

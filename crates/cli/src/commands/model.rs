@@ -1,28 +1,10 @@
 //! Which model a command works on, and how to read columns: the arguments that several commands share.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use finegates_data::ColumnChoice;
 use finegates_infer::{Engine, Options, Which};
 
 use crate::arguments::Common;
-
-/// Which of a run's two saved models is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Saved {
-    /// The best by the task's metric
-    Best,
-    /// The one saved last
-    Last,
-}
-
-impl From<Saved> for Which {
-    fn from(saved: Saved) -> Self {
-        match saved {
-            Saved::Best => Which::Best,
-            Saved::Last => Which::Last,
-        }
-    }
-}
 
 /// A text with its second text.
 pub type Pair = (String, Option<String>);
@@ -31,9 +13,9 @@ pub type Pair = (String, Option<String>);
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArguments {
-    /// Which of a run's saved models to use
+    /// Which of a run's saved models to use: best, last, or a stop of its budget, as params-0.6
     #[arg(long, value_name = "WHICH", default_value = "best")]
-    pub checkpoint: Saved,
+    pub checkpoint: Which,
     /// The base model of a run or adapter, in place of the one it names (when that one has moved)
     #[arg(long, value_name = "MODEL")]
     pub base: Option<String>,
@@ -54,7 +36,7 @@ impl ModelArguments {
     /// The engine's options.
     pub fn options(&self, allow_untrained_head: bool, common: &Common) -> Options<'static> {
         Options {
-            which: self.checkpoint.into(),
+            which: self.checkpoint.clone(),
             base: self.base.clone(),
             maximum_length: self.max_length,
             allow_untrained_head,

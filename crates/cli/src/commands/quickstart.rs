@@ -10,12 +10,12 @@ use anyhow::{Context, bail};
 use clap::Args;
 use finegates_compress::synthetic_probe;
 use finegates_data::{Labels, ReadOptions, Split, read_split};
-use finegates_infer::{Artifact, Engine, Options};
+use finegates_infer::{Artifact, Engine, Options, Which};
 use finegates_train::{Ending, Mode, PartialRecipe};
 use serde::Serialize;
 
 use super::bench::{self, Measured};
-use super::model::{Pair, Saved};
+use super::model::Pair;
 use super::{compress, eval, train};
 use crate::arguments::{Common, program};
 use crate::figures::{bytes, count, counted, duration, integer, percent, rate, share};
@@ -196,7 +196,7 @@ fn compress_gates(
     common: &Common,
 ) -> anyhow::Result<finegates_compress::Report> {
     let run = run.to_string_lossy();
-    let job = compress::Job { run: &run, output: compact, overwrite: false, checkpoint: Saved::Best, base: None };
+    let job = compress::Job { run: &run, output: compact, overwrite: false, checkpoint: Which::Best, base: None };
     compress::compress(&job, common, |_, model, tokenizer| match tokenizer {
         Some(tokenizer) => compress::encode(&pairs(texts, 64), model, tokenizer),
         None => Ok(synthetic_probe(model)),
@@ -205,7 +205,7 @@ fn compress_gates(
 
 fn load(folder: &Path, common: &Common) -> anyhow::Result<Engine> {
     let options = Options { fetch: common.fetch(), ..Options::default() };
-    let artifact = Artifact::find(&folder.to_string_lossy(), options.which, None, &options.fetch)?;
+    let artifact = Artifact::find(&folder.to_string_lossy(), &options.which, None, &options.fetch)?;
     Ok(Engine::from_artifact(artifact, &options)?)
 }
 

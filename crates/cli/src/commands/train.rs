@@ -1,5 +1,7 @@
 //! `finegates train`: a run from flags and recipe, shown while it goes on and summed up at the end.
 
+mod stops;
+
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -10,6 +12,7 @@ use finegates_train::{Ending, Event, Mode, PartialRecipe, RunOptions, Summary};
 use serde::Serialize;
 
 use crate::arguments::{Common, program};
+use crate::curve::Curve;
 use crate::figures::{counted, duration, integer, names, percent, rate, share};
 use crate::interrupt;
 use crate::output::{Interrupted, Output};
@@ -66,6 +69,8 @@ pub struct Outcome {
     pub best_removal: Option<Totals>,
     /// What compressing the last model would remove.
     pub last_removal: Option<Totals>,
+    /// The stops of the budget with their compact models.
+    pub curve: Option<Curve>,
 }
 
 /// Runs the command.
@@ -83,7 +88,10 @@ pub fn run(arguments: &TrainArguments, common: &Common) -> anyhow::Result<()> {
         program(),
         folder.display()
     );
-    let outcome = train(settings, &folder, mode, common, &on_stop)?;
+    let mut outcome = train(settings, &folder, mode, common, &on_stop)?;
+    if outcome.summary.ending != Ending::Interrupted && !outcome.summary.stops.is_empty() {
+        outcome.curve = Some(stops::compact_stops(&outcome.summary, common)?);
+    }
     output.result(&closing_text(&outcome, &folder), &outcome)?;
     if outcome.summary.ending == Ending::Interrupted {
         return Err(Interrupted.into());
@@ -100,18 +108,19 @@ pub fn train(
     on_stop: &str,
 ) -> anyhow::Result<Outcome> {
     let mut screen = Screen { output: common.output(), progress: TrainingProgress::new() };
-    let options = RunOptions { folder: folder.to_owned(), mode, fetch: common.fetch() };
+    let latency_tables = finegates_checkpoint::source::own_cache("latency", &common.fetch()).ok();
+    let options = RunOptions { folder: folder.to_owned(), mode, fetch: common.fetch(), latency_tables };
     let stop = interrupt::flag(on_stop)?;
     let ended = finegates_train::run(settings, &options, &mut |event: &Event<'_>| screen.event(event), stop);
     screen.progress.finish();
     let summary = ended?;
     let removal = |which| removal_of(folder, which).map(|removal| removal.totals);
-    Ok(Outcome { best_removal: removal(Which::Best), last_removal: removal(Which::Last), summary })
+    Ok(Outcome { best_removal: removal(Which::Best), last_removal: removal(Which::Last), summary, curve: None })
 }
 
 /// What compressing a run's model would remove; none where it has no gates.
 pub fn removal_of(folder: &Path, which: Which) -> Option<Removal> {
-    let artifact = Artifact::find(folder.to_str()?, which, None, &Default::default()).ok()?;
+    let artifact = Artifact::find(folder.to_str()?, &which, None, &Default::default()).ok()?;
     let adapter = artifact.read_adapter().ok()??;
     let config = finegates_checkpoint::Config::read(artifact.adapter.as_deref()?).ok()?;
     let head_dimension = config.hidden / config.heads.max(1);
@@ -135,6 +144,12 @@ impl Screen {
             Event::Step(record) => self.progress.step(record),
             Event::Evaluating { split, done, total } => self.progress.evaluating(split, *done, *total),
             Event::Evaluated(record) => self.print(&evaluation_text(record)),
+            Event::Kept(stop) => self.print(&format!(
+                "kept {} with {} of its measure left in {}",
+                stop.name,
+                percent(stop.left),
+                stop.folder.display()
+            )),
             _ => {}
         }
     }
@@ -236,6 +251,12 @@ fn closing_text(outcome: &Outcome, folder: &Path) -> String {
         let hint =
             "nothing is removed yet: gates close by and by; more --epochs or a higher --gate-learning-rate close more";
         lines.push(("note", hint.to_owned()));
+    }
+    if let Some(curve) = &outcome.curve {
+        lines.push(("curve", format!("{}, curve.svg", folder.join("curve.json").display())));
+        for point in &curve.points {
+            lines.push(("", stops::point_text(point, &curve.metric)));
+        }
     }
     let (run, program) = (folder.display(), program());
     lines.push(("run", run.to_string()));

@@ -11,14 +11,13 @@ pub(crate) mod tile;
 pub(crate) mod transpose;
 
 pub use crate::activation::Activation;
-pub use packed::PackedMatrix;
+pub use packed::{PANEL, PackedMatrix};
 
 use std::cell::Cell;
 
 use aligned::Aligned;
 use driver::{Product, Target};
 use operand::{Left, Right};
-use packed::PANEL;
 
 use crate::cpu;
 use crate::parallel::Shared;

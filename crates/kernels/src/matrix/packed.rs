@@ -9,8 +9,8 @@ use super::transpose::{GROUP, transpose_group};
 use crate::cpu;
 use crate::parallel::{self, Shared};
 
-/// Outputs of a panel: two vectors of the widest instruction set.
-pub(crate) const PANEL: usize = 32;
+/// Outputs of a panel: two vectors of the widest instruction set. Products with a multiple of it waste nothing.
+pub const PANEL: usize = 32;
 
 /// Depths or rows packed at a time: what is read and written together stays in the first-level cache.
 const RUN: usize = 64;

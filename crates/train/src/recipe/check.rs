@@ -29,21 +29,25 @@ impl Recipe {
         at_least_one("evaluation_batch_size", self.evaluation_batch_size)?;
         at_least_one("gradient_accumulation", self.gradient_accumulation)?;
         at_least_one("threads", self.threads.unwrap_or(1))?;
-        share("target_sparsity", self.target_sparsity)?;
+        // What a run does not have is in range.
+        let or = |value: Option<f64>, without: f64| value.unwrap_or(without);
+        share("target_sparsity", or(self.target_sparsity, 0.0))?;
+        share("adapt_ratio", or(self.adapt_ratio, 0.0))?;
+        share("settle_ratio", or(self.settle_ratio, 0.0))?;
         share("warmup_ratio", self.warmup_ratio)?;
         share("learning_rate_floor", self.learning_rate_floor)?;
         share("best_min_removed", self.best_min_removed)?;
-        for (name, value) in [("kurtosis_temperature", self.kurtosis_temperature), ("epsilon", self.epsilon)] {
+        for (name, value) in [("kurtosis_temperature", or(self.kurtosis_temperature, 1.0)), ("epsilon", self.epsilon)] {
             single(name, value)?;
             // Below this, what is divided by it is infinite.
             within(name, value, "at least 1.2e-38", value as f32 >= f32::MIN_POSITIVE)?;
         }
         positive("epochs", self.epochs)?;
         for (name, value) in [
-            ("sparsity_weight", self.sparsity_weight),
-            ("sparsity_start_epoch", self.sparsity_start_epoch),
-            ("gate_init_std", self.gate_init_std),
-            ("gate_noise_std", self.gate_noise_std),
+            ("sparsity_weight", or(self.sparsity_weight, 0.0)),
+            ("sparsity_start_epoch", or(self.sparsity_start_epoch, 0.0)),
+            ("gate_init_std", or(self.gate_init_std, 0.0)),
+            ("gate_noise_std", or(self.gate_noise_std, 0.0)),
             ("gate_learning_rate", self.gate_learning_rate),
             ("bias_learning_rate", self.bias_learning_rate),
             ("head_learning_rate", self.head_learning_rate),
@@ -54,11 +58,14 @@ impl Recipe {
             not_negative(name, value)?;
             single(name, value)?;
         }
-        single("gate_init_mean", self.gate_init_mean)?;
+        let (mean, std) = (or(self.gate_init_mean, 0.0), or(self.gate_init_std, 0.0));
+        single("gate_init_mean", mean)?;
         // Draws are within nine standard deviations of the mean.
-        single("gate_init_std", self.gate_init_mean.abs() + 9.0 * self.gate_init_std)?;
-        single("gate_noise_std", 9.0 * self.gate_noise_std)?;
-        for (name, value) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+        single("gate_init_std", mean.abs() + 9.0 * std)?;
+        single("gate_noise_std", 9.0 * or(self.gate_noise_std, 0.0))?;
+        for (name, value) in
+            [("beta1", self.beta1), ("beta2", self.beta2), ("importance_decay", or(self.importance_decay, 0.0))]
+        {
             within(name, value, "0 or a number above it and below 1", (0.0..1.0).contains(&value))?;
         }
         if self.max_steps == Some(0) {

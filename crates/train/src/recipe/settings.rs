@@ -7,8 +7,9 @@ use finegates_data::GlueTask;
 use finegates_model::Method;
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Budget;
 use crate::by_name::ByName;
-use crate::recipe::{Context, RecipeError, toml_value};
+use crate::recipe::{Context, Objective, RecipeError, toml_value};
 use crate::schedule::{Interval, Shape};
 
 /// One setting, for people to read.
@@ -92,7 +93,8 @@ macro_rules! settings {
             pub(super) fn with_defaults(self) -> Recipe {
                 let method = self.method.map_or(Method::Gates, |method| method.0);
                 let regression = self.regression.unwrap_or(self.task == Some(GlueTask::Stsb));
-                let $context = Context { method, task: self.task, regression };
+                let objective = self.objective.map(|objective| objective.0);
+                let $context = Context { method, objective, task: self.task, regression };
                 Recipe { $($( $name: resolved_value!(self.$name $(, $default)?), )+)+ }
             }
         }
@@ -144,38 +146,55 @@ settings! { context =>
     "Method" {
         /// What trains: gates (with biases and head), bitfit (biases and head) or full (everything) [default: gates]
         (long, value_name = "METHOD") method: [ByName<Method>] = ByName(Method::Gates);
+        /// What closes gates: budget (as many as asked for, the least important first) or paper (the penalty of FineGates)
+        /// [default: budget; paper where one of its settings is given]
+        (long, value_name = "OBJECTIVE") objective: [ByName<Objective>];
+    }
+    "Objective budget" {
+        /// What is to be left: params=0.6, macs=0.6, latency=0.6 or latency=3ms@1x32 (sequences x tokens); several falling
+        /// amounts leave a model at each [default: params=0.6]
+        (long, value_name = "BUDGET") budget: [ByName<Budget>];
+        /// Share of all steps before the first gate closes [default: 0.15]
+        (long, value_name = "SHARE") adapt_ratio: [f64];
+        /// Share of each stop's steps that follow its last closing [default: 0.4]
+        (long, value_name = "SHARE") settle_ratio: [f64];
+        /// How much of the running mean of importance is kept at every step [default: 0.99]
+        (long, value_name = "DECAY") importance_decay: [f64];
+    }
+    "Objective paper" {
         /// Share of the gates that the penalty wants closed, 0 to 1 [default: 0.4]
-        (long, value_name = "SHARE") target_sparsity: [f64] = 0.4;
+        (long, value_name = "SHARE") target_sparsity: [f64];
         /// Weight of the sparsity penalty in the loss [default: 50]
-        (long, value_name = "WEIGHT") sparsity_weight: [f64] = 50.0;
+        (long, value_name = "WEIGHT") sparsity_weight: [f64];
         /// Epoch from which on the penalty counts; parts of one allowed [default: 0]
-        (long, value_name = "EPOCH") sparsity_start_epoch: [f64] = 0.0;
+        (long, value_name = "EPOCH") sparsity_start_epoch: [f64];
         /// Weight the penalty's means by kurtosis [default: false]
         (long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")
-        kurtosis: [bool] = false;
+        kurtosis: [bool];
         /// Temperature of the kurtosis weights [default: 100]
-        (long, value_name = "T") kurtosis_temperature: [f64] = 100.0;
+        (long, value_name = "T") kurtosis_temperature: [f64];
         /// Mean of the gates' parameters at the start [default: 1]
-        (long, value_name = "MEAN", allow_negative_numbers = true) gate_init_mean: [f64] = 1.0;
+        (long, value_name = "MEAN", allow_negative_numbers = true) gate_init_mean: [f64];
         /// Standard deviation of the gates' parameters at the start [default: 0.1]
-        (long, value_name = "STD") gate_init_std: [f64] = 0.1;
+        (long, value_name = "STD") gate_init_std: [f64];
         /// Standard deviation of the gates' noise in training [default: 0.1]
-        (long, value_name = "STD") gate_noise_std: [f64] = 0.1;
+        (long, value_name = "STD") gate_noise_std: [f64];
     }
     "Optimization" {
-        /// Learning rate of gates [default: 0.001]
-        (long, value_name = "RATE") gate_learning_rate: [f64] = 1e-3;
+        /// Learning rate of gates [default: 0.005; objective paper 0.001]
+        (long, value_name = "RATE") gate_learning_rate: [f64] = context.by_objective(5e-3, 1e-3);
         /// Learning rate of the gated layers' biases [default: 0.001; full 0.00002]
         (long, value_name = "RATE") bias_learning_rate: [f64] = context.pick(1e-3, 1e-3, 2e-5);
         /// Learning rate of the head [default: 0.001; full 0.00002]
         (long, value_name = "RATE") head_learning_rate: [f64] = context.pick(1e-3, 1e-3, 2e-5);
         /// Learning rate of everything else, method full only [default: 0.00002]
         (long, value_name = "RATE") weight_learning_rate: [f64] = 2e-5;
-        /// How learning rates move after the warm-up: constant, linear or cosine [default: constant; bitfit and full linear]
+        /// How learning rates move after the warm-up: constant, linear or cosine, anew for each stop of a budget
+        /// [default: linear; objective paper constant]
         (long, value_name = "SHAPE")
-        schedule: [ByName<Shape>] = ByName(context.pick(Shape::Constant, Shape::Linear, Shape::Linear));
-        /// Share of all steps over which learning rates rise [default: 0; bitfit and full 0.06]
-        (long, value_name = "SHARE") warmup_ratio: [f64] = context.pick(0.0, 0.06, 0.06);
+        schedule: [ByName<Shape>] = ByName(context.by_objective(Shape::Linear, Shape::Constant));
+        /// Share of all steps over which learning rates rise [default: 0.06; objective paper 0]
+        (long, value_name = "SHARE") warmup_ratio: [f64] = context.by_objective(0.06, 0.0);
         /// Steps over which learning rates rise; wins over the share
         (long, value_name = "STEPS") warmup_steps: [u64];
         /// Share of the learning rates that is left at the end of linear and cosine [default: 0]
@@ -227,6 +246,11 @@ settings! { context =>
 }
 
 impl Context {
+    /// A default that differs under the paper's objective.
+    fn by_objective<T>(&self, other: T, paper: T) -> T {
+        if self.objective == Some(Objective::Paper) { paper } else { other }
+    }
+
     /// A default that depends on the method.
     fn pick<T>(&self, gates: T, bitfit: T, full: T) -> T {
         match self.method {

@@ -111,7 +111,12 @@ impl Workshop {
     }
 
     pub fn options(&self, name: &str, mode: Mode) -> RunOptions<'static> {
-        RunOptions { folder: self.path(name), mode, fetch: finegates_checkpoint::source::FetchOptions::default() }
+        RunOptions {
+            folder: self.path(name),
+            mode,
+            fetch: finegates_checkpoint::source::FetchOptions::default(),
+            latency_tables: None,
+        }
     }
 
     pub fn run(&self, recipe: PartialRecipe, name: &str, mode: Mode) -> Result<Summary, Error> {
@@ -139,7 +144,7 @@ impl Workshop {
     /// Everything a run leaves that must not depend on how it came about: the models bit for bit, the journal without times.
     pub fn result(&self, name: &str) -> BTreeMap<String, Vec<u8>> {
         let mut result = BTreeMap::new();
-        for part in ["adapter", "model", "best"] {
+        for part in ["adapter", "model", "best", "stops/params-0.8", "stops/params-0.4"] {
             let folder = self.path(name).join(part);
             for entry in std::fs::read_dir(&folder).into_iter().flatten() {
                 let path = entry.unwrap().path();

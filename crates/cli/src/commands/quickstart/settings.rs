@@ -37,15 +37,7 @@ pub fn dense() -> PartialRecipe {
 /// The run that is compressed. The authors' own settings collapse this model to the majority class, or close nothing; gates
 /// here move faster, under a lighter penalty.
 pub fn gates() -> PartialRecipe {
-    PartialRecipe {
-        method: Some(ByName(Method::Gates)),
-        target_sparsity: Some(0.5),
-        sparsity_weight: Some(5.0),
-        gate_learning_rate: Some(1e-2),
-        // The best among the evaluations that really removed something.
-        best_min_removed: Some(LEAST_REMOVED),
-        ..common()
-    }
+    PartialRecipe { method: Some(ByName(Method::Gates)), ..common() }
 }
 
 fn common() -> PartialRecipe {

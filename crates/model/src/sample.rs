@@ -1,0 +1,123 @@
+//! A layer of given sizes with random weights: to be timed, not to be used.
+
+use finegates_checkpoint::config::Config;
+use finegates_kernels::random;
+
+use crate::attention::{Attention, AttentionSaved, Pass};
+use crate::encoder::Layer;
+use crate::feed_forward::{FeedForward, FeedForwardSaved};
+use crate::load::{activation, heads};
+use crate::norm::Norm;
+use crate::parameter::{Group, Parameter};
+use crate::projection::{Kept, Needs, Projection};
+
+/// How many units of each kind a layer has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerSizes {
+    /// Query and key dimensions of all heads.
+    pub query_key: usize,
+    /// Value dimensions of all heads.
+    pub value: usize,
+    /// Inner units of the feed-forward block.
+    pub feed_forward: usize,
+}
+
+impl LayerSizes {
+    /// The sizes of a whole layer.
+    pub fn whole(config: &Config) -> LayerSizes {
+        LayerSizes { query_key: config.hidden, value: config.hidden, feed_forward: config.feed_forward }
+    }
+}
+
+/// A compact layer with random weights and an input for it.
+#[derive(Debug)]
+pub struct SampleLayer {
+    layer: Layer,
+    attention: AttentionSaved,
+    feed_forward: FeedForwardSaved,
+    offsets: Vec<usize>,
+    x: Vec<f32>,
+    out: Vec<f32>,
+}
+
+impl SampleLayer {
+    /// A layer as those of `config` with these sizes left, dimensions spread evenly over the heads, and an input of so many
+    /// sequences of so many tokens.
+    pub fn new(config: &Config, sizes: &LayerSizes, sequences: usize, tokens: usize) -> SampleLayer {
+        let width = config.hidden;
+        let residual = || (0..width as u32).collect::<Vec<u32>>();
+        let spread = |left: usize| -> Vec<u32> {
+            // The k-th of `left` dimensions, evenly over all: a head has as many as its neighbours, give or take one.
+            (0..left).map(|at| (at * width / left) as u32).collect()
+        };
+        let into = |name: &str, rows: Vec<u32>| projection(name, (width, width), rows, residual());
+        let query_key = spread(sizes.query_key);
+        let value = spread(sizes.value);
+        let inner: Vec<u32> = (0..sizes.feed_forward as u32).collect();
+        let (query, key) = (into("query", query_key.clone()), into("key", query_key));
+        let values = into("value", value.clone());
+        let layer = Layer {
+            attention: Attention {
+                heads: heads(config.heads, width / config.heads.max(1), query.kept(), values.kept()),
+                query,
+                key,
+                value: values,
+                output: projection("output", (width, width), residual(), value),
+                norm: norm(config),
+                scale: 1.0,
+                attention_dropout: 0.0,
+                hidden_dropout: 0.0,
+            },
+            feed_forward: FeedForward {
+                up: projection("up", (config.feed_forward, width), inner.clone(), residual()),
+                down: projection("down", (width, config.feed_forward), residual(), inner),
+                norm: norm(config),
+                activation: activation(config.activation),
+                hidden_dropout: 0.0,
+            },
+        };
+        let rows = sequences * tokens;
+        let mut x = vec![0.0; rows * width];
+        random::fill_normal(1, 0.0, 1.0, &mut x);
+        SampleLayer {
+            layer,
+            attention: AttentionSaved::default(),
+            feed_forward: FeedForwardSaved::default(),
+            offsets: (0..=sequences).map(|sequence| sequence * tokens).collect(),
+            out: vec![0.0; x.len()],
+            x,
+        }
+    }
+
+    /// One pass of the attention block.
+    pub fn attention(&mut self) {
+        let Self { layer, attention, offsets, x, out, .. } = self;
+        layer.attention.forward(x, 0, &pass(offsets), attention, out);
+    }
+
+    /// One pass of the feed-forward block.
+    pub fn feed_forward(&mut self) {
+        let Self { layer, feed_forward, offsets, x, out, .. } = self;
+        layer.feed_forward.forward(x, 0, &pass(offsets), feed_forward, out);
+    }
+}
+
+fn pass(offsets: &[usize]) -> Pass<'_> {
+    Pass { offsets, position_bias: None, dropout_key: None, training: false }
+}
+
+fn projection(name: &str, original: (usize, usize), rows: Vec<u32>, columns: Vec<u32>) -> Projection {
+    let shape = [rows.len(), columns.len()];
+    let mut weight = vec![0.0; shape[0] * shape[1]];
+    random::fill_normal(random::derive(2, name), 0.0, 0.02, &mut weight);
+    let weight = Parameter::frozen(format!("{name}.weight"), Group::Weight, &shape, weight);
+    let bias = Parameter::frozen(format!("{name}.bias"), Group::Bias, &shape[..1], vec![0.0; shape[0]]);
+    // All of the residual stream is there, so nothing is gathered from it or scattered into it.
+    let kept = Kept { rows, columns, scatter_rows: false, gather_columns: false };
+    Projection::compact(name, weight, Some(bias), original, kept, Needs::default())
+}
+
+fn norm(config: &Config) -> Norm {
+    let vector = |value: f32| Parameter::frozen("norm", Group::Norm, &[config.hidden], vec![value; config.hidden]);
+    Norm { gamma: vector(1.0), beta: vector(0.0), eps: config.norm_eps }
+}

@@ -1,0 +1,234 @@
+//! Which gates close, and when: coupled units in the order of their importance to the task, as many as the budget of the moment
+//! asks for. What is closed stays closed.
+//!
+//! A unit's importance is the running mean of `(ω ∂L/∂ω)²` over its gates: the square of what the loss would change, to first
+//! order, without it (Fisher information of a mask; Kwon et al., *A Fast Post-Training Pruning Framework for Transformers*, 2022).
+
+use finegates_model::wiring::{Side, Space, Units};
+use finegates_model::{Model, Wiring};
+
+use crate::budget::{Amount, Cost, Live};
+use crate::error::Error;
+use crate::phases::{Stop, stops};
+use crate::recipe::Closings;
+
+/// Groups of fewer granules than this keep the sizes they come to: rounding would change too much of them.
+const ROUNDED_GROUP: usize = 4;
+
+/// The state of closing in a run.
+#[derive(Clone, Debug)]
+pub struct Closing {
+    wiring: Wiring,
+    units: Units,
+    cost: Cost,
+    whole: f64,
+    stops: Vec<Stop>,
+    decay: f32,
+    /// Running mean of each unit's importance, not yet corrected for its start at 0.
+    importance: Vec<f32>,
+    open: Vec<bool>,
+    /// What closing a unit alone would save, of the whole model.
+    saving: Vec<f64>,
+    /// Units that share a space: their number is what products are shaped by.
+    groups: Vec<Vec<usize>>,
+    live: Live,
+}
+
+impl Closing {
+    /// Nothing is closed and nothing known yet.
+    pub fn new(wiring: &Wiring, cost: Cost, stops: Vec<Stop>, decay: f64) -> Closing {
+        let units = Units::of(wiring);
+        let live = Live::whole(wiring);
+        let whole = cost.of(wiring, &live);
+        let count = units.units.len();
+        let mut groups: Vec<(Space, Vec<usize>)> = Vec::new();
+        for (number, unit) in units.units.iter().enumerate() {
+            match groups.iter_mut().find(|(space, _)| *space == unit.space) {
+                Some((_, members)) => members.push(number),
+                None => groups.push((unit.space, vec![number])),
+            }
+        }
+        let groups: Vec<Vec<usize>> = groups.into_iter().map(|(_, members)| members).collect();
+        let mut closing = Closing {
+            wiring: wiring.clone(),
+            units,
+            cost,
+            whole,
+            stops,
+            decay: decay as f32,
+            importance: vec![0.0; count],
+            open: vec![true; count],
+            saving: vec![0.0; count],
+            groups,
+            live,
+        };
+        // Times are no smooth function of sizes: what a unit saves is taken from its whole group.
+        for group in closing.groups.clone() {
+            let mut open = closing.open.clone();
+            group.iter().for_each(|&unit| open[unit] = false);
+            let left = closing.cost.of(&closing.wiring, &closing.live_of(&open));
+            let saving = (whole - left) / group.len() as f64;
+            group.iter().for_each(|&unit| closing.saving[unit] = saving);
+        }
+        closing
+    }
+
+    /// What a run closes by these settings. Amounts become shares of the whole model's cost.
+    ///
+    /// # Errors
+    /// [`Error::OutOfReach`] for a budget that is below what no closing takes away.
+    pub fn prepare(settings: &Closings, wiring: &Wiring, cost: Cost, total_steps: u64) -> Result<Closing, Error> {
+        let whole = cost.of(wiring, &Live::whole(wiring));
+        let share = |amount: &Amount| match amount {
+            Amount::Share(share) => *share,
+            Amount::Milliseconds(milliseconds) => milliseconds / whole,
+        };
+        let shares: Vec<f64> = settings.budget.stops.iter().map(share).collect();
+        let stops = stops(total_steps, settings.adapt_ratio, settings.settle_ratio, &shares);
+        let closing = Closing::new(wiring, cost, stops, settings.importance_decay);
+        let (least, last) = (closing.least() / whole, shares.last().copied().unwrap_or(1.0));
+        if last < least {
+            let amount = settings.budget.stops.last().copied().unwrap_or(Amount::Share(last));
+            let unit = if let Amount::Share(_) = amount { 1.0 } else { whole };
+            let (budget, least) = (settings.budget.to_string(), least * unit);
+            return Err(Error::OutOfReach { budget, least, whole: unit });
+        }
+        Ok(closing)
+    }
+
+    /// Whether the last amount of the budget is met.
+    pub fn met(&self) -> bool {
+        self.stops.last().is_none_or(|stop| self.cost.of(&self.wiring, &self.live) <= stop.to * self.whole)
+    }
+
+    /// How the cost follows from what lives.
+    pub fn cost(&self) -> &Cost {
+        &self.cost
+    }
+
+    /// The stops of the run.
+    pub fn stops(&self) -> &[Stop] {
+        &self.stops
+    }
+
+    /// The cost of the whole model, in its own unit.
+    pub fn whole(&self) -> f64 {
+        self.whole
+    }
+
+    /// The cost that no closing takes away, in its own unit.
+    pub fn least(&self) -> f64 {
+        self.cost.of(&self.wiring, &self.live_of(&vec![false; self.open.len()]))
+    }
+
+    /// The share of the cost that is left.
+    pub fn left(&self) -> f64 {
+        self.cost.of(&self.wiring, &self.live) / self.whole
+    }
+
+    /// Running means of importance, one a unit: what a resumed run needs to know.
+    pub fn importance(&self) -> &[f32] {
+        &self.importance
+    }
+
+    /// Takes up where an earlier run was: its running means, and what is closed in its model.
+    ///
+    /// # Panics
+    /// If there are not as many means as units.
+    pub fn take_up(&mut self, importance: &[f32], model: &Model) {
+        self.importance.copy_from_slice(importance);
+        let projections: Vec<_> = model.projections().collect();
+        for (unit, open) in self.units.units.iter().zip(&mut self.open) {
+            *open = unit.slots.iter().all(|slot| {
+                let gates = projections[slot.projection].gates();
+                gates.is_none_or(|gates| gates.side(slot.side).parameter.value[slot.index] != 0.0)
+            });
+        }
+        self.live = self.live_of(&self.open);
+    }
+
+    /// Learns from the gradients of a step, before they are used up.
+    pub fn observe(&mut self, model: &Model) {
+        let projections: Vec<_> = model.projections().collect();
+        for ((unit, importance), _) in
+            self.units.units.iter().zip(&mut self.importance).zip(&self.open).filter(|(_, open)| **open)
+        {
+            let products = unit.slots.iter().filter_map(|slot| {
+                let gate = projections[slot.projection].gates()?.side(slot.side);
+                let product = gate.parameter.value[slot.index] * gate.parameter.gradient[slot.index];
+                Some(product * product)
+            });
+            let mean = products.sum::<f32>() / unit.slots.len() as f32;
+            *importance = self.decay * *importance + (1.0 - self.decay) * mean;
+        }
+    }
+
+    /// Closes what the budget asks for after so many steps; true if anything was closed.
+    pub fn close(&mut self, model: &mut Model, steps: u64) -> bool {
+        let Some(stop) = self.stops.iter().find(|stop| stop.begin < steps && steps <= stop.end) else { return false };
+        let target = stop.share(steps) * self.whole;
+        if self.cost.of(&self.wiring, &self.live) <= target {
+            return false;
+        }
+        let mut ranking: Vec<usize> = (0..self.open.len()).filter(|&unit| self.open[unit]).collect();
+        let worth = |unit: usize| f64::from(self.importance[unit]) / self.saving[unit];
+        ranking.sort_by(|&a, &b| worth(a).total_cmp(&worth(b)).then(a.cmp(&b)));
+        let (mut too_few, mut enough) = (0, ranking.len());
+        while enough - too_few > 1 {
+            let middle = usize::midpoint(too_few, enough);
+            let open = self.open_without(&ranking, middle);
+            match self.cost.of(&self.wiring, &self.live_of(&open)) <= target {
+                true => enough = middle,
+                false => too_few = middle,
+            }
+        }
+        let open = self.open_without(&ranking, enough);
+        let closed = (0..open.len()).filter(|&unit| self.open[unit] && !open[unit]);
+        model.close(closed.flat_map(|unit| self.units.units[unit].slots.iter().copied()));
+        self.live = self.live_of(&open);
+        self.open = open;
+        true
+    }
+
+    /// What stays open when the first `count` of a ranking close: sizes rounded to what runs well, within what is open now, and
+    /// without the units that then say nothing.
+    fn open_without(&self, ranking: &[usize], count: usize) -> Vec<bool> {
+        let mut open = self.open.clone();
+        ranking[..count].iter().for_each(|&unit| open[unit] = false);
+        let granularity = self.cost.granularity();
+        if granularity > 1 {
+            let mut place = vec![0; open.len()];
+            ranking.iter().enumerate().for_each(|(at, &unit)| place[unit] = at);
+            for group in self.groups.iter().filter(|group| group.len() >= ROUNDED_GROUP * granularity) {
+                let mut members: Vec<usize> = group.iter().copied().filter(|&unit| self.open[unit]).collect();
+                let left = members.iter().filter(|&&unit| open[unit]).count();
+                // What is left of a group that is not to vanish does not vanish by rounding.
+                let rounded = (left + granularity / 2) / granularity * granularity;
+                let rounded = if left > 0 { rounded.max(granularity) } else { 0 };
+                members.sort_unstable_by_key(|&unit| std::cmp::Reverse(place[unit]));
+                for (at, unit) in members.into_iter().enumerate() {
+                    open[unit] = at < rounded;
+                }
+            }
+        }
+        for dependence in &self.units.dependences {
+            if dependence.when.iter().all(|&unit| !open[unit]) {
+                dependence.then.iter().for_each(|&unit| open[unit] = false);
+            }
+        }
+        open
+    }
+
+    fn live_of(&self, open: &[bool]) -> Live {
+        let mut live = Live::whole(&self.wiring);
+        for (unit, _) in self.units.units.iter().zip(open).filter(|(_, open)| !**open) {
+            for slot in &unit.slots {
+                match slot.side {
+                    Side::Row => live.rows[slot.projection] -= 1,
+                    Side::Column => live.columns[slot.projection] -= 1,
+                }
+            }
+        }
+        live
+    }
+}

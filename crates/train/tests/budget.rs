@@ -1,0 +1,228 @@
+//! Budgets are met, at every stop, by whole units, the least important first.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use finegates_checkpoint::{Adapter, Checkpoint};
+use finegates_kernels::random;
+use finegates_model::wiring::Units;
+use finegates_model::{GateSettings, LoadOptions, Method, Model, Purpose, Wiring};
+use finegates_train::budget::{Cost, Live};
+use finegates_train::by_name::ByName;
+use finegates_train::closing::Closing;
+use finegates_train::phases::{Stop, stops};
+use finegates_train::recipe::Objective;
+use finegates_train::{Error, Event, Mode, PartialRecipe};
+use support::Workshop;
+
+fn with_budget(workshop: &Workshop, budget: &str) -> PartialRecipe {
+    PartialRecipe { budget: Some(ByName(budget.parse().unwrap())), epochs: Some(4.0), ..workshop.recipe() }
+}
+
+/// A model with direct gates.
+fn gated(workshop: &Workshop) -> Model {
+    let purpose = Purpose::Training { method: Method::Gates, gates: GateSettings::Direct };
+    let options = LoadOptions { purpose, labels: Some(2), ..LoadOptions::default() };
+    Model::load(&Checkpoint::open(&workshop.path("model")).unwrap(), &options).unwrap().0
+}
+
+/// Rows and columns that live by the gates of an adapter.
+fn live(wiring: &Wiring, adapter: &Adapter) -> Live {
+    let open = |values: &[f32]| values.iter().filter(|&&value| value != 0.0).count();
+    let gates = |path: &str| adapter.gates(path).unwrap();
+    Live {
+        rows: wiring.projections.iter().map(|projection| open(gates(&projection.path).rows)).collect(),
+        columns: wiring.projections.iter().map(|projection| open(gates(&projection.path).columns)).collect(),
+    }
+}
+
+#[test]
+fn every_stop_meets_its_budget_within_a_unit() {
+    let workshop = Workshop::new("bert", 100, true);
+    let model = gated(&workshop);
+    let wiring = model.wiring();
+    let whole = Live::whole(wiring);
+    for (budget, cost) in [("params=0.8,0.5,0.2", Cost::Parameters), ("macs=0.6", Cost::MultiplyAdds { attended: 9.0 })]
+    {
+        let mut kept = Vec::new();
+        let mut observer = |event: &Event<'_>| {
+            if let Event::Kept(stop) = event {
+                kept.push((*stop).clone());
+            }
+        };
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let options = workshop.options(budget, Mode::New);
+        let summary = finegates_train::run(with_budget(&workshop, budget), &options, &mut observer, &stop).unwrap();
+        assert_eq!(summary.stops, kept);
+        // A unit of this model is a fortieth of a projection's rows and two of those projections are a sixth of all.
+        let unit = 0.03;
+        for stop in &kept {
+            assert!(stop.left <= stop.asked && stop.left > stop.asked - unit, "{stop:?}");
+            let adapter = Adapter::read(&stop.folder).unwrap();
+            if let Cost::Parameters = cost {
+                let left = cost.of(wiring, &live(wiring, &adapter)) / cost.of(wiring, &whole);
+                assert!((left - stop.left).abs() < 1e-12 && (1.0 - left - stop.removed).abs() < 1e-12, "{stop:?}");
+            }
+        }
+        let best = summary.best.unwrap();
+        assert!(best.eligible && best.step > kept.iter().rev().nth(1).map_or(0, |stop| stop.step), "{best:?}");
+    }
+}
+
+#[test]
+fn units_close_whole() {
+    let workshop = Workshop::new("bert", 60, true);
+    workshop.run(with_budget(&workshop, "params=0.4"), "run", Mode::New).unwrap();
+    let adapter = Adapter::read(&workshop.path("run/adapter")).unwrap();
+    let model = gated(&workshop);
+    let units = Units::of(model.wiring());
+    let open = |slot: &finegates_model::wiring::units::Slot| {
+        let gates = adapter.gates(&model.wiring().projections[slot.projection].path).unwrap();
+        let side = match slot.side {
+            finegates_model::wiring::Side::Row => gates.rows,
+            finegates_model::wiring::Side::Column => gates.columns,
+        };
+        side[slot.index] != 0.0
+    };
+    let states: Vec<bool> = units.units.iter().map(|unit| open(&unit.slots[0])).collect();
+    assert!(states.contains(&true) && states.contains(&false));
+    for (unit, &state) in units.units.iter().zip(&states) {
+        assert!(unit.slots.iter().all(|slot| open(slot) == state), "{unit:?}");
+    }
+    for dependence in &units.dependences {
+        if dependence.when.iter().all(|&unit| !states[unit]) {
+            assert!(dependence.then.iter().all(|&unit| !states[unit]), "{dependence:?}");
+        }
+    }
+    // Open gates have moved, also above 1: they scale freely.
+    let values: Vec<f32> =
+        adapter.gated_modules().flat_map(|path| adapter.gates(path).unwrap().rows.to_vec()).collect();
+    assert!(values.iter().any(|&value| value > 1.0) && values.iter().any(|&value| value < 1.0 && value != 0.0));
+}
+
+#[test]
+fn the_least_important_units_close_first_and_stay_closed() {
+    let workshop = Workshop::new("bert", 10, false);
+    let mut model = gated(&workshop);
+    let wiring = model.wiring().clone();
+    let units = Units::of(&wiring);
+    let stop = Stop { begin: 0, met: 10, end: 20, from: 1.0, to: 0.5 };
+    let mut closing = Closing::new(&wiring, Cost::Parameters, vec![stop], 0.9);
+    let importance = |step: u64, unit: usize| {
+        let mut drawn = [0.0];
+        random::fill_normal(random::mix(step, unit as u64), 0.0, 1.0, &mut drawn);
+        drawn[0] + unit as f32 * 0.1
+    };
+    let mut means: BTreeMap<usize, f64> = BTreeMap::new();
+    let mut before = vec![true; units.units.len()];
+    for step in 1..=20 {
+        let gradients: BTreeMap<(String, usize), f32> = units
+            .units
+            .iter()
+            .enumerate()
+            .flat_map(|(number, unit)| unit.slots.iter().map(move |slot| (number, slot)))
+            .map(|(number, slot)| {
+                let gates = model.projections().nth(slot.projection).unwrap().gates().unwrap();
+                ((gates.side(slot.side).parameter.name.clone(), slot.index), importance(step, number))
+            })
+            .collect();
+        model.parameters(&mut |parameter| {
+            for (index, gradient) in parameter.gradient.iter_mut().enumerate() {
+                *gradient = gradients.get(&(parameter.name.to_owned(), index)).copied().unwrap_or(0.0);
+            }
+        });
+        closing.observe(&model);
+        for unit in (0..before.len()).filter(|&unit| before[unit]) {
+            let mean = means.entry(unit).or_default();
+            *mean = 0.9 * *mean + 0.1 * f64::from(importance(step, unit)).powi(2);
+        }
+        let closed = closing.close(&mut model, step);
+        let mut again = Closing::new(&wiring, Cost::Parameters, vec![stop], 0.9);
+        again.take_up(closing.importance(), &model);
+        assert_eq!(again.left(), closing.left(), "what a resumed run finds is what there was");
+        let open: Vec<bool> = units
+            .units
+            .iter()
+            .map(|unit| {
+                let slot = unit.slots[0];
+                let gates = model.projections().nth(slot.projection).unwrap().gates().unwrap();
+                gates.side(slot.side).parameter.value[slot.index] != 0.0
+            })
+            .collect();
+        assert_eq!(closed, open != before);
+        assert!(open.iter().zip(&before).all(|(open, before)| *before || !open), "nothing opens again");
+        let asked = stop.share(step);
+        assert!(closing.left() <= asked && closing.left() > asked - 0.03, "{} at step {step}", closing.left());
+        // Units that fell with a whole head may have been more important.
+        let fell_with_others = |unit: usize| {
+            units
+                .dependences
+                .iter()
+                .any(|dependence| dependence.then.contains(&unit) && dependence.when.iter().all(|&unit| !open[unit]))
+        };
+        let dearest = (0..open.len()).filter(|&unit| before[unit] && !open[unit] && !fell_with_others(unit));
+        let dearest = dearest.map(|unit| means[&unit]).fold(0.0, f64::max);
+        let cheapest =
+            (0..open.len()).filter(|&unit| open[unit]).map(|unit| means[&unit]).fold(f64::INFINITY, f64::min);
+        assert!(dearest <= cheapest * (1.0 + 1e-4), "step {step}: closed {dearest}, kept {cheapest}");
+        before = open;
+    }
+    assert!(closing.met());
+}
+
+#[test]
+fn closed_gates_stay_at_zero_while_the_others_train() {
+    let workshop = Workshop::new("bert", 60, true);
+    workshop.run(with_budget(&workshop, "params=0.9,0.5"), "run", Mode::New).unwrap();
+    let first = Adapter::read(&workshop.path("run/stops/params-0.9")).unwrap();
+    let last = Adapter::read(&workshop.path("run/stops/params-0.5")).unwrap();
+    let mut closed = 0;
+    for path in first.gated_modules() {
+        let (early, late) = (first.gates(path).unwrap(), last.gates(path).unwrap());
+        let both = |early: &[f32], late: &[f32]| -> Vec<(f32, f32)> {
+            early.iter().copied().zip(late.iter().copied()).filter(|(early, _)| *early == 0.0).collect()
+        };
+        for (_, late) in [both(early.rows, late.rows), both(early.columns, late.columns)].concat() {
+            closed += 1;
+            assert_eq!(late, 0.0, "{path}");
+        }
+    }
+    assert!(closed > 0);
+    let bits = |name: &str| std::fs::read(workshop.path("run").join(name)).unwrap();
+    assert_eq!(bits("stops/params-0.5/adapter_model.safetensors"), bits("adapter/adapter_model.safetensors"));
+}
+
+#[test]
+fn a_time_is_met_by_the_table_that_was_measured() {
+    let workshop = Workshop::new("bert", 40, true);
+    let summary = workshop.run(with_budget(&workshop, "latency=0.9@2x12"), "run", Mode::New).unwrap();
+    assert!(summary.stops[0].left <= 0.9, "{summary:?}");
+    let kept = finegates_train::latency::LatencyTable::read(&workshop.path("run/latency.json"));
+    assert!(kept.is_some_and(|table| table.feed_forward.milliseconds.last().is_some_and(|&time| time > 0.0)));
+    let refused = workshop.run(with_budget(&workshop, "latency=0.000001ms"), "late", Mode::New);
+    assert!(matches!(refused, Err(Error::OutOfReach { .. })), "{refused:?}");
+    assert!(!workshop.path("late/recipe.toml").exists());
+    let refused = workshop.run(with_budget(&workshop, "latency=0.5@1x5000"), "long", Mode::New);
+    assert!(matches!(refused, Err(Error::Latency { tokens: 5000, .. })), "{refused:?}");
+}
+
+#[test]
+fn a_run_of_the_paper_is_what_it_was() {
+    let workshop = Workshop::new("bert", 20, true);
+    let recipe = PartialRecipe { objective: Some(ByName(Objective::Paper)), epochs: Some(1.0), ..workshop.recipe() };
+    let summary = workshop.run(recipe, "run", Mode::New).unwrap();
+    assert!(summary.stops.is_empty() && !workshop.path("run/stops").exists());
+    let adapter = Adapter::read(&workshop.path("run/adapter")).unwrap();
+    assert!(adapter.tensors.keys().any(|name| name.ends_with(".finegates_rows")));
+    assert_eq!(adapter.config.sparsity_loss_weight, 50.0);
+}
+
+#[test]
+fn stops_share_the_steps_after_adapting() {
+    let stops = stops(100, 0.2, 0.5, &[0.8, 0.6]);
+    let steps: Vec<_> = stops.iter().map(|stop| (stop.begin, stop.met, stop.end)).collect();
+    assert_eq!(steps, [(20, 40, 60), (60, 80, 100)]);
+    assert_eq!((stops[0].share(20), stops[0].share(30), stops[1].share(60)), (1.0, 0.8 + 0.2 / 8.0, 0.8));
+}
