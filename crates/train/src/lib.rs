@@ -10,6 +10,7 @@ pub mod encoded;
 pub mod error;
 pub mod evaluation;
 pub mod folder;
+pub mod inputs;
 pub mod journal;
 pub mod latency;
 pub mod learner;
@@ -26,7 +27,8 @@ pub mod trainer;
 
 pub use error::Error;
 pub use folder::Mode;
+pub use inputs::Inputs;
 pub use observer::{Ending, Event, Observer, Silent, Summary};
 pub use recipe::{PartialRecipe, Recipe, RecipeError};
 pub use start::{RunOptions, run};
-pub use trainer::{Inputs, Trainer};
+pub use trainer::Trainer;

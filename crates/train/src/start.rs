@@ -11,9 +11,10 @@ use finegates_kernels::random;
 
 use crate::error::Error;
 use crate::folder::{Mode, RunFolder};
+use crate::inputs::Inputs;
 use crate::observer::{Observer, Summary};
 use crate::recipe::{PartialRecipe, Recipe};
-use crate::trainer::{Inputs, Trainer};
+use crate::trainer::Trainer;
 
 /// Where a run goes and how it begins.
 #[derive(Clone)]

@@ -1,23 +1,20 @@
 //! The loop: passes, steps, evaluations, saved states, in an order that is a function of the step number alone. A run that is stopped
 //! at any moment and resumed makes the same steps with the same bits.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use finegates_checkpoint::{Checkpoint, Tokenizer};
-use finegates_data::Dataset;
 use finegates_kernels::random;
 use finegates_model::{Batch, GateNoise, LoadOptions, Method, Model, Purpose};
 
-use crate::budget::{Cost, Measure};
+use crate::budget::Cost;
 use crate::closing::Closing;
 use crate::encoded::Encoded;
 use crate::error::{Error, StateLeft};
 use crate::evaluation::{self, Yardstick, evaluate};
 use crate::folder::{ModelWriter, RunFolder};
+use crate::inputs::{self, Inputs};
 use crate::journal::Journal;
-use crate::latency::LatencyTable;
 use crate::learner::{Learner, Losses, PassInput, UPDATED};
 use crate::metrics::Metric;
 use crate::observer::{
@@ -27,22 +24,6 @@ use crate::optimizer::{LearningRates, Optimizer, OptimizerSettings};
 use crate::plan::Plan;
 use crate::recipe::Recipe;
 use crate::state::{self, Standing};
-
-/// What a run is made from.
-pub struct Inputs {
-    /// Every setting.
-    pub recipe: Recipe,
-    /// The examples.
-    pub dataset: Dataset,
-    /// The base model.
-    pub checkpoint: Checkpoint,
-    /// Its tokenizer.
-    pub tokenizer: Tokenizer,
-    /// Fingerprint of the base model's files.
-    pub base_fingerprint: String,
-    /// Where measured times are kept for other runs.
-    pub latency_tables: Option<PathBuf>,
-}
 
 /// Keys of everything random, derived from the seed.
 struct Keys {
@@ -104,14 +85,14 @@ impl<'a> Trainer<'a> {
             observer.event(&Event::Note(&note));
         }
         let max_length = recipe.max_length.min(model.max_length());
-        let train = encode(&dataset.train, &tokenizer, max_length, observer)?;
+        let train = inputs::encode(&dataset.train, &tokenizer, max_length, observer)?;
         if train.is_empty() {
             return Err(Error::NoExamples);
         }
         let validation: Vec<Encoded> = dataset
             .validation
             .iter()
-            .map(|split| encode(split, &tokenizer, max_length, observer))
+            .map(|split| inputs::encode(split, &tokenizer, max_length, observer))
             .collect::<Result<_, _>>()?;
         let metrics = evaluation::metrics(&recipe, &dataset.labels)?;
         let positive = dataset.labels.names().zip(recipe.task).map_or(1, |(names, task)| task.positive_class(names));
@@ -126,20 +107,9 @@ impl<'a> Trainer<'a> {
         let mut closing = match recipe.closings() {
             None => None,
             Some(closings) => {
-                let wiring = learner.model.wiring();
-                let cost = match closings.budget.measure {
-                    Measure::Parameters => Cost::Parameters,
-                    Measure::MultiplyAdds => Cost::MultiplyAdds { attended: train.attended() },
-                    Measure::Latency { sequences, tokens } => {
-                        let table = folder.saved_state().and_then(|_| LatencyTable::read(&folder.latency()));
-                        let measure = || {
-                            observer.event(&Event::Note("measuring products of this model's sizes on this machine"));
-                            LatencyTable::of(&learner.model, sequences, tokens, latency_tables.as_deref())
-                        };
-                        Cost::Latency(table.map_or_else(measure, Ok)?)
-                    }
-                };
-                Some(Closing::prepare(&closings, wiring, cost, plan.total_steps)?)
+                let tables = latency_tables.as_deref();
+                let cost = inputs::cost(closings.budget.measure, &learner.model, &train, &folder, tables, observer)?;
+                Some(Closing::prepare(&closings, learner.model.wiring(), cost, plan.total_steps)?)
             }
         };
         let saved = folder.saved_state();
@@ -166,8 +136,8 @@ impl<'a> Trainer<'a> {
             validation_examples: validation.iter().map(|split| (split.name.clone(), split.len())).collect(),
             labels: dataset.labels.names().unwrap_or_default().to_vec(),
             best_metric: recipe.best_metric.clone(),
-            trainable_parameters: count_trainable(&mut learner.model),
-            gated_parameters: gated_parameters(&learner.model),
+            trainable_parameters: inputs::count_trainable(&mut learner.model),
+            gated_parameters: inputs::gated_parameters(&learner.model),
         };
         observer.event(&Event::Started(&start));
         let key = |label| random::derive(recipe.seed, label);
@@ -468,34 +438,4 @@ impl<'a> Trainer<'a> {
             sequences_per_second: standing.sequences as f64 / standing.step_seconds.max(1e-9),
         }
     }
-}
-
-fn encode(
-    split: &finegates_data::Split,
-    tokenizer: &Tokenizer,
-    max_length: usize,
-    observer: &mut dyn Observer,
-) -> Result<Encoded, Error> {
-    if split.skipped_rows > 0 {
-        let first = split.skipped.first().map_or(String::new(), |row| format!(", the first is {row}"));
-        let note = format!("{}: {} broken rows left out{first}", split.name, split.skipped_rows);
-        observer.event(&Event::Note(&note));
-    }
-    let encoded = Encoded::new(split, tokenizer, max_length)?;
-    if encoded.truncated > 0 {
-        let (cut, all) = (encoded.truncated, encoded.len());
-        let note = format!("{}: {cut} of {all} examples were cut to {max_length} tokens", split.name);
-        observer.event(&Event::Note(&note));
-    }
-    Ok(encoded)
-}
-
-fn count_trainable(model: &mut Model) -> usize {
-    let mut count = 0;
-    model.parameters(&mut |parameter| count += parameter.value.len());
-    count
-}
-
-fn gated_parameters(model: &Model) -> u64 {
-    model.wiring().projections.iter().map(|projection| projection.rows as u64 * projection.columns as u64).sum()
 }
