@@ -109,6 +109,19 @@ pub(crate) fn sum_lanes(mut lanes: [f32; 16]) -> f32 {
     lanes[0]
 }
 
+/// The largest of lane accumulators; NaN loses.
+#[inline(always)]
+pub(crate) fn largest_lane(mut lanes: [f32; 16]) -> f32 {
+    let mut width = 8;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = if lanes[i + width] > lanes[i] { lanes[i + width] } else { lanes[i] };
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

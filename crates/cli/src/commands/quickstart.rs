@@ -18,7 +18,7 @@ use super::bench::{self, Measured};
 use super::model::Pair;
 use super::{compress, eval, train};
 use crate::arguments::{Common, program};
-use crate::figures::{bytes, count, counted, duration, integer, percent, rate, share};
+use crate::figures::{bytes, count, counted, duration, integer, rate, share};
 use crate::output::{Interrupted, Output};
 use crate::table::Table;
 

@@ -60,23 +60,17 @@ impl Block<'_> {
     }
 }
 
-#[inline(always)]
-fn sum_of_panel(lanes: &[f32; PANEL]) -> f32 {
-    let mut half = [0.0; 16];
-    for lane in 0..16 {
-        half[lane] = lanes[lane] + lanes[lane + 16];
-    }
-    math::sum_lanes(half)
-}
-
 kernel! {
     /// From products in panels to `e^(score − largest)` after dropout as a left block; `inverse` gets what to multiply a
     /// row's results by, `log_sum_exp` the logarithm of a row's sum.
+    ///
+    /// The largest scores of all rows come first and the exponentials after them: rows do not wait for each other then.
     pub(super) fn forward(block: &Block<'_>, scores: &mut [f32], out: &mut [f32], inverse: &mut [f32], log_sum_exp: &mut [f32]) {
         let (scores, _) = scores.as_chunks_mut::<PANEL>();
         let panels = block.keys.div_ceil(PANEL);
-        for i in 0..block.rows {
-            let mut largest = [f32::NEG_INFINITY; PANEL];
+        let (inverse, log_sum_exp) = (&mut inverse[..block.rows], &mut log_sum_exp[..block.rows]);
+        for (i, maximum) in log_sum_exp.iter_mut().enumerate() {
+            let mut largest = [f32::NEG_INFINITY; 16];
             for panel in 0..panels {
                 let scores = &mut scores[panel * block.rows + i];
                 block.finish::<FMA>(i, panel, scores);
@@ -85,22 +79,28 @@ kernel! {
                         *score = f32::NEG_INFINITY;
                     }
                 }
-                for (largest, &score) in largest.iter_mut().zip(scores.iter()) {
-                    *largest = if score > *largest { score } else { *largest };
+                for half in scores.as_chunks::<16>().0 {
+                    for (largest, &score) in largest.iter_mut().zip(half) {
+                        *largest = if score > *largest { score } else { *largest };
+                    }
                 }
             }
-            let mut maximum = f32::NEG_INFINITY;
-            for &score in &largest {
-                maximum = if score > maximum { score } else { maximum };
-            }
-            let mut sums = [0.0; PANEL];
+            *maximum = math::largest_lane(largest);
+        }
+        for (i, (inverse, log_sum_exp)) in inverse.iter_mut().zip(log_sum_exp).enumerate() {
+            let maximum = *log_sum_exp;
+            let mut sums = [[0.0; 16]; PANEL / 16];
             for panel in 0..panels {
-                let scores = &scores[panel * block.rows + i];
+                let (scores, _) = scores[panel * block.rows + i].as_chunks::<16>();
                 let place = left_place(block.rows, i, panel * PANEL);
                 let Some(out) = out[place..].first_chunk_mut::<PANEL>() else { unreachable!("room for whole panels") };
-                for ((out, &score), sum) in out.iter_mut().zip(scores).zip(&mut sums) {
-                    *out = math::exp::<FMA>(score - maximum);
-                    *sum += *out;
+                // Lanes of a half without keys are read by nobody.
+                let halves = block.partial(panel).unwrap_or(PANEL).div_ceil(16);
+                for ((out, scores), sums) in out.as_chunks_mut::<16>().0.iter_mut().zip(scores).zip(&mut sums).take(halves) {
+                    for ((out, &score), sum) in out.iter_mut().zip(scores).zip(sums) {
+                        *out = math::exp::<FMA>(score - maximum);
+                        *sum += *out;
+                    }
                 }
                 if let Some(mask) = &block.mask {
                     for (out, &factor) in out.iter_mut().zip(&block.factors(mask, i, panel)) {
@@ -108,9 +108,13 @@ kernel! {
                     }
                 }
             }
-            let sum = sum_of_panel(&sums);
-            inverse[i] = 1.0 / sum;
-            log_sum_exp[i] = maximum + sum.ln();
+            let [mut lanes, others] = sums;
+            for (lane, other) in lanes.iter_mut().zip(others) {
+                *lane += other;
+            }
+            let sum = math::sum_lanes(lanes);
+            *inverse = 1.0 / sum;
+            *log_sum_exp = maximum + sum.ln();
         }
     }
 
