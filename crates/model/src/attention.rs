@@ -261,8 +261,7 @@ pub(crate) fn residual_norm(
         }
         norm.add_forward(sum, residual, out, Some(norm_saved));
     } else {
-        sum.copy_from_slice(residual);
-        projection.forward(x, rows, sum, Activation::None, true);
-        norm.forward(sum, out, None);
+        projection.forward(x, rows, sum, Activation::None, false);
+        norm.add_forward(sum, residual, out, None);
     }
 }
