@@ -3,7 +3,7 @@
     python tools/real_runs.py --finegates target/release/finegates --glue GLUE_FOLDER --output RUNS \\
         --tasks mrpc=8 cola=8 stsb=8 sst2=2
 
-Every run is `finegates train` with its default recipe (the paper's settings), but for what the columns name; arguments this
+Every run is `finegates train` with its defaults (for gates those of `--objective paper`), but for what the columns name; arguments this
 script does not know go to every run. A run whose folder has a summary already is not made again. Figures are those of the last
 epoch, and of the best one by the development split, on which nothing else was chosen. Python's standard library is enough.
 """
