@@ -92,6 +92,49 @@ fn a_run_is_trained_compressed_judged_and_asked() {
 }
 
 #[test]
+fn a_budget_leaves_a_compact_model_at_every_stop_and_their_curve() {
+    let place = Place::with_data(120);
+    let (train, dev, runs) = (place.name("train.csv"), place.name("dev.csv"), place.name("run"));
+    let model = tiny("bert");
+    let arguments =
+        ["train", "--model", &model, "--train", &train, "--validation", &dev, "--output", &runs, "--epochs", "4"];
+    let with =
+        |budget: &str, more: &[&str]| run(&[&arguments[..], &["--budget", budget, "--threads", "1"], more].concat());
+    with("params=0.4,0.8", &[]).exits(2).complains("expected every amount to be below the one before it");
+    with("params=0.8", &["--target-sparsity", "0.5"]).exits(2).complains("belongs to --objective");
+    with("params=0.8", &["--method", "bitfit"]).exits(2).complains("--method bitfit has no gates");
+    assert!(!place.path("run").exists());
+
+    let trained = with("params=0.8,0.4", &[]).exits(0);
+    trained.says("kept params-0.8");
+    trained.says("curve.json");
+    let curve: Value = serde_json::from_str(&std::fs::read_to_string(place.path("run/curve.json")).unwrap()).unwrap();
+    let points = curve["points"].as_array().unwrap();
+    assert_eq!((points.len(), &curve["metric"]), (2, &Value::from("accuracy")));
+    assert!(std::fs::read_to_string(place.path("run/curve.svg")).unwrap().starts_with("<svg"));
+    for (point, budget) in points.iter().zip(["0.8", "0.4"]) {
+        let left = 1.0 - point["removed"].as_f64().unwrap();
+        let asked: f64 = budget.parse().unwrap();
+        // A unit of this model is a thirtieth of it.
+        assert!(left <= asked && left > asked - 0.04, "{point}");
+        let compact = point["compact"].as_str().unwrap();
+        let judged = run(&["eval", compact, "--data", &dev, "--json"]).exits(0).json();
+        let kept = run(&["eval", &runs, "--checkpoint", &format!("params-{budget}"), "--json"]).exits(0).json();
+        assert_eq!(judged["splits"][0]["metrics"], kept["splits"][0]["metrics"]);
+        assert_eq!(judged["splits"][0]["metrics"]["accuracy"], point["score"]);
+        let inspected = run(&["inspect", compact, "--json"]).exits(0).json();
+        assert_eq!(
+            inspected["removed_by_gates"], inspected["removed_with_liveness"],
+            "units leave nothing to liveness"
+        );
+    }
+    run(&["eval", &runs, "--checkpoint", "params-0.5"]).exits(2).complains("params-0.4, params-0.8");
+    run(&["inspect", &runs]).exits(0).says("budget params=0.8,0.4");
+    // Resuming a finished run changes nothing and says the same.
+    run(&["train", "--resume", &runs]).exits(0).says("params-0.8: accuracy");
+}
+
+#[test]
 fn every_family_goes_the_whole_path() {
     for family in ["roberta", "xlm-roberta", "distilbert", "mpnet"] {
         let place = Place::with_data(60);

@@ -160,6 +160,14 @@ impl Artifact {
             artifact.trained_length = recipe.max_length;
             return Ok(artifact);
         }
+        if let Which::Stop(name) = which {
+            let entries = std::fs::read_dir(folder.join("stops")).into_iter().flatten().flatten();
+            let mut known: Vec<String> =
+                entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+            known.sort_unstable();
+            known.splice(0..0, ["best".to_owned(), "last".to_owned()]);
+            return Err(Error::NoStop { path: folder.to_owned(), name: name.clone(), known });
+        }
         Err(Error::NothingSaved { path: folder.to_owned(), wanted: wanted.join(", ") })
     }
 

@@ -40,6 +40,16 @@ pub enum Error {
         /// What was looked for.
         wanted: String,
     },
+    /// A run keeps no model of this name.
+    #[error("{}: no model called {name} is kept; there are {}", path.display(), known.join(", "))]
+    NoStop {
+        /// The run folder.
+        path: PathBuf,
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
     /// A recipe that cannot be read.
     #[error("{}: {problem}", path.display())]
     Recipe {

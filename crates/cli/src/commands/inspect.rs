@@ -220,6 +220,7 @@ fn architecture(config: &Config) -> Value {
 
 fn adapter_facts(config: &AdapterConfig) -> Value {
     json!({
+        "budget": config.extra.get(finegates_train::folder::BUDGET_KEY),
         "target_sparsity": config.target_sparsity,
         "sparsity_loss_weight": config.sparsity_loss_weight,
         "gate_init_mean": config.gate_init_mean,
@@ -339,7 +340,11 @@ fn text(report: &Report, projections: bool) -> String {
     }
     if let Some(adapter) = &report.adapter {
         let (target, weight) = (&adapter["target_sparsity"], &adapter["sparsity_loss_weight"]);
-        lines.push(("trained for", format!("target sparsity {target}, sparsity weight {weight}")));
+        let trained_for = match adapter["budget"].as_str() {
+            Some(budget) => format!("budget {budget}"),
+            None => format!("target sparsity {target}, sparsity weight {weight}"),
+        };
+        lines.push(("trained for", trained_for));
     }
     if let Some(training) = &report.training {
         lines.push(("training", training_text(training)));

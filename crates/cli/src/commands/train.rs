@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use finegates_compress::removal::{Removal, Totals};
 use finegates_infer::{Artifact, Which};
+use finegates_model::Method;
 use finegates_train::observer::{Best, EvaluationRecord, GateShares, Start};
 use finegates_train::{Ending, Event, Mode, PartialRecipe, RunOptions, Summary};
 use serde::Serialize;
@@ -80,6 +81,10 @@ pub fn run(arguments: &TrainArguments, common: &Common) -> anyhow::Result<()> {
         (None, Some(run)) => (run.clone(), if arguments.overwrite { Mode::Overwrite } else { Mode::New }),
         (None, None) => anyhow::bail!("--output: not given; name the run folder to make"),
     };
+    let (method, budget) = (arguments.settings.method, &arguments.settings.budget);
+    if let (Some(method), Some(_)) = (method.filter(|method| **method != Method::Gates), budget) {
+        anyhow::bail!("--budget: --method {method} has no gates to close; leave one of the two out");
+    }
     let lower = arguments.recipe.as_deref().map(PartialRecipe::read).transpose()?.unwrap_or_default();
     let settings = PartialRecipe { threads: common.threads.map(usize::from), ..arguments.settings.clone() }.over(lower);
     let output = common.output();
@@ -260,8 +265,15 @@ fn closing_text(outcome: &Outcome, folder: &Path) -> String {
     }
     let (run, program) = (folder.display(), program());
     lines.push(("run", run.to_string()));
+    let compact = outcome.curve.iter().flat_map(|curve| &curve.points).next_back();
     let next: Vec<String> = match (summary.ending, outcome.best_removal) {
         (Ending::Interrupted, _) => vec![format!("{program} train --resume {run}")],
+        (_, Some(_)) if let Some(point) = compact => {
+            vec![
+                format!("{program} predict {} texts.txt", point.compact),
+                format!("{program} inspect {}", point.compact),
+            ]
+        }
         (_, Some(_)) => {
             vec![format!("{program} compress {run} --output {run}-compact"), format!("{program} eval {run}")]
         }
