@@ -101,12 +101,13 @@ fn ticks(scores: &[f64]) -> Vec<f64> {
     if low > high {
         return vec![0.0, 1.0];
     }
-    let span = (high - low).max(0.01);
+    let span = (high - low).max(0.01 * low.abs().max(high.abs())).max(1e-6);
     let power = 10f64.powf((span / 5.0).log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|factor| factor * power).find(|step| span / step <= 6.0);
     let step = step.unwrap_or(span);
-    let (first, last) = ((low / step).floor() as i64, (high / step).ceil() as i64);
-    (first..=last.max(first + 1)).map(|tick| tick as f64 * step).collect()
+    let first = (low / step).floor();
+    let count = ((high / step).ceil() - first).clamp(1.0, 10.0) as u32;
+    (0..=count).map(|tick| (first + f64::from(tick)) * step).collect()
 }
 
 fn escaped(text: &str) -> String {
@@ -135,7 +136,7 @@ mod tests {
 
     #[test]
     fn every_stop_is_a_dot_within_the_picture() {
-        for scores in [&[0.81, 0.79, 0.5][..], &[0.8], &[-0.1, 0.2], &[]] {
+        for scores in [&[0.81, 0.79, 0.5][..], &[0.8], &[-0.1, 0.2], &[0.0], &[1.7e18], &[]] {
             let svg = curve(scores).to_svg();
             assert_eq!(svg.matches("<circle").count(), scores.len());
             assert!(!svg.contains("params-0<") && !svg.contains("NaN") && svg.ends_with("</svg>\n"), "{svg}");

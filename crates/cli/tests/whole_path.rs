@@ -23,11 +23,12 @@ fn train(place: &Place, model: &str, epochs: &str, more: &[&str]) -> program::Ra
         epochs,
         "--gate-learning-rate",
         "0.1",
-        "--target-sparsity",
-        "0.5",
         "--max-length",
         "12",
     ];
+    if !more.contains(&"--method") {
+        arguments.extend(["--target-sparsity", "0.5"]);
+    }
     arguments.extend(more);
     run(&arguments)
 }
@@ -102,11 +103,11 @@ fn a_budget_leaves_a_compact_model_at_every_stop_and_their_curve() {
         |budget: &str, more: &[&str]| run(&[&arguments[..], &["--budget", budget, "--threads", "1"], more].concat());
     with("params=0.4,0.8", &[]).exits(2).complains("expected every amount to be below the one before it");
     with("params=0.8", &["--target-sparsity", "0.5"]).exits(2).complains("belongs to --objective");
-    with("params=0.8", &["--method", "bitfit"]).exits(2).complains("--method bitfit has no gates");
+    with("params=0.8", &["--method", "bitfit"]).exits(2).complains("method bitfit has no gates");
     assert!(!place.path("run").exists());
 
     let trained = with("params=0.8,0.4", &[]).exits(0);
-    trained.says("kept params-0.8");
+    trained.says("stops/params-0.8, of which");
     trained.says("curve.json");
     let curve: Value = serde_json::from_str(&std::fs::read_to_string(place.path("run/curve.json")).unwrap()).unwrap();
     let points = curve["points"].as_array().unwrap();

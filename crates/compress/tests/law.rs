@@ -72,6 +72,24 @@ proptest! {
 }
 
 #[test]
+fn direct_gates_below_0_and_above_1_are_folded_as_they_are() {
+    for family in FAMILIES {
+        let mut numbers = Numbers(9);
+        let tiny = Tiny::direct(family, |_, _, _| {
+            let closed = numbers.next() < 0.4;
+            Some(if closed { 0.0 } else { (numbers.next() * 2.2 - 0.5) as f32 })
+        });
+        let gates: Vec<_> = tiny.model.projections().map(Projection::gate_state).collect();
+        assert!(gates.iter().any(|state| state.rows.iter().any(|&value| value < 0.0)));
+        let folder = tempfile::tempdir().unwrap();
+        let report = tiny.compress(&folder.path().join("compact")).unwrap();
+        assert_eq!(report.removal, Removal::measure(tiny.model.wiring(), &gates).unwrap());
+        assert!(report.removal.totals.removed_by_gates > 0);
+        assert!(difference(&tiny.model, &reload(&folder.path().join("compact"))) < ROUNDING, "{family}");
+    }
+}
+
+#[test]
 fn nothing_closed_removes_nothing_and_keeps_the_logits() {
     for family in FAMILIES {
         let tiny = Tiny::gated(family, |_, _, _| Some(OPEN));

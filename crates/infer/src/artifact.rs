@@ -109,6 +109,9 @@ impl Artifact {
             return Err(Error::NotAFolder { path: folder });
         }
         let mut artifact = Artifact::in_folder(&folder, which)?;
+        if let (Which::Stop(name), Kind::Checkpoint | Kind::Compact | Kind::Adapter) = (which, artifact.kind) {
+            return Err(Error::NoRun { path: folder, name: name.clone(), kind: artifact.kind });
+        }
         if let (Some(base), Some(_)) = (base, &artifact.adapter) {
             artifact.base = Base::Spec(base.to_owned());
         }
@@ -162,8 +165,8 @@ impl Artifact {
         }
         if let Which::Stop(name) = which {
             let entries = std::fs::read_dir(folder.join("stops")).into_iter().flatten().flatten();
-            let mut known: Vec<String> =
-                entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+            let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+            let mut known: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
             known.sort_unstable();
             known.splice(0..0, ["best".to_owned(), "last".to_owned()]);
             return Err(Error::NoStop { path: folder.to_owned(), name: name.clone(), known });

@@ -40,6 +40,16 @@ pub enum Error {
         /// What was looked for.
         wanted: String,
     },
+    /// A stop is asked for of something that has none.
+    #[error("{}: is no run (it is a {kind}), so it keeps no model called {name}", path.display())]
+    NoRun {
+        /// The folder.
+        path: PathBuf,
+        /// What was asked for.
+        name: String,
+        /// What it is.
+        kind: crate::artifact::Kind,
+    },
     /// A run keeps no model of this name.
     #[error("{}: no model called {name} is kept; there are {}", path.display(), known.join(", "))]
     NoStop {

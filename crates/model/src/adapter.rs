@@ -86,6 +86,7 @@ fn apply_gates(projection: &mut Projection, left: &mut BTreeMap<&str, &Tensor>) 
     if let Some(gates) = projection.gates_mut() {
         replace(&mut gates.rows.parameter, left)?;
         replace(&mut gates.columns.parameter, left)?;
+        projection.adopt_gates();
         return Ok(());
     }
     let path = projection.path();

@@ -29,6 +29,9 @@ impl Default for GateSettings {
     }
 }
 
+/// What an open direct gate is set to where training has made it exactly 0.
+const SMALLEST_OPEN: f32 = 1e-6;
+
 /// How the values ω follow from the numbers that train.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Law {
@@ -104,7 +107,7 @@ impl Gate {
             possible: Vec::new(),
             closed: vec![false; if law == Law::Direct { length } else { 0 }],
         };
-        gate.changed();
+        gate.adopt();
         gate.draw(&GateNoise::None);
         gate
     }
@@ -141,12 +144,21 @@ impl Gate {
         self.parameter.value[index] = 0.0;
     }
 
-    /// Follows numbers that were written from outside: what is closed stays at 0, and what came to be 0 is closed.
+    /// Takes numbers that were saved: of direct gates, those that are 0 are closed and the others open.
+    pub fn adopt(&mut self) {
+        for (closed, value) in self.closed.iter_mut().zip(&self.parameter.value) {
+            *closed = *value == 0.0;
+        }
+    }
+
+    /// Follows a step of training: what is closed stays at 0. An open gate that came to be 0 is moved away from it, for nothing
+    /// but [`Gate::close`] closes.
     pub fn changed(&mut self) {
         for (closed, value) in self.closed.iter_mut().zip(&mut self.parameter.value) {
-            *closed |= *value == 0.0;
             if *closed {
                 *value = 0.0;
+            } else if *value == 0.0 {
+                *value = SMALLEST_OPEN;
             }
         }
     }

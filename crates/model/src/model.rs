@@ -219,7 +219,13 @@ impl Model {
         self.parameters(&mut |parameter| parameter.gradient.fill(0.0));
     }
 
-    /// Follows parameter values that an optimiser or a resume has written.
+    /// Follows parameter values that were saved: as [`Model::parameters_changed`], and direct gates at 0 are closed.
+    pub fn parameters_restored(&mut self) {
+        self.encoder.projections_mut().for_each(Projection::adopt_gates);
+        self.parameters_changed();
+    }
+
+    /// Follows parameter values that an optimiser has written.
     pub fn parameters_changed(&mut self) {
         self.encoder.projections_mut().for_each(Projection::changed);
         self.head.dense.changed();

@@ -250,6 +250,14 @@ impl Projection {
         self.follow_gates();
     }
 
+    /// Takes gates whose numbers were saved: those that are 0 are closed. [`Projection::changed`] must follow.
+    pub fn adopt_gates(&mut self) {
+        if let Some(gates) = &mut self.gates {
+            gates.rows.adopt();
+            gates.columns.adopt();
+        }
+    }
+
     /// Packs the weight anew; needed after its values were replaced.
     pub fn repack(&mut self) {
         let (rows, columns) = (self.weight.shape[0], self.weight.shape[1]);

@@ -67,6 +67,68 @@ fn noise_has_its_deviation_and_is_a_function_of_key_and_name() {
     assert_eq!(gate.values(), gate.evaluation_values());
 }
 
+/// Direct gates of any value, negative and above 1 too: the gradient is that of the logits' sum, by central differences.
+#[test]
+fn direct_gates_have_the_gradient_of_finite_differences() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny/bert");
+    let purpose = Purpose::Training { method: Method::Gates, gates: GateSettings::Direct };
+    let options = LoadOptions { purpose, ..LoadOptions::default() };
+    let (mut model, _) = Model::load(&Checkpoint::open(&folder).expect("checkpoint"), &options).expect("model");
+    let batch = finegates_model::Batch::new([(&[1u32, 7, 9, 4, 2][..], &[0u32; 5][..]), (&[1, 5, 2], &[0; 3])]);
+    model.parameters(&mut |parameter| {
+        if parameter.name.contains("finegates") {
+            let key = finegates_kernels::random::derive(5, parameter.name);
+            finegates_kernels::random::fill_normal(key, 0.8, 0.6, parameter.value);
+        }
+    });
+    model.close([finegates_model::wiring::units::Slot {
+        projection: 4,
+        side: finegates_model::wiring::Side::Row,
+        index: 3,
+    }]);
+    model.parameters_changed();
+    let weights: Vec<f32> = (0..2 * model.classes()).map(|at| 1.0 - 0.3 * at as f32).collect();
+    let loss = |model: &mut Model| -> f64 {
+        model.draw_gates(&GateNoise::None);
+        let logits = model.forward_training(&batch, None).expect("logits");
+        logits.iter().zip(&weights).map(|(&logit, &weight)| f64::from(logit) * f64::from(weight)).sum()
+    };
+    loss(&mut model);
+    model.zero_gradients();
+    model.backward(&weights);
+    let mut gradients: Vec<(String, Vec<f32>)> = Vec::new();
+    model.parameters(&mut |parameter| {
+        if parameter.name.contains("finegates") {
+            gradients.push((parameter.name.to_owned(), parameter.gradient.to_vec()));
+        }
+    });
+    let scale = gradients.iter().flat_map(|(_, gradient)| gradient).fold(0.0_f32, |most, value| most.max(value.abs()));
+    let mut checked = 0;
+    for (name, gradient) in &gradients {
+        for (index, &expected) in gradient.iter().enumerate().step_by(5) {
+            let mut shifted = |by: f32| {
+                let mut closed = false;
+                model.parameters(&mut |parameter| {
+                    if parameter.name == name {
+                        closed = parameter.value[index] == 0.0;
+                        parameter.value[index] += by;
+                    }
+                });
+                model.parameters_changed();
+                (loss(&mut model), closed)
+            };
+            const STEP: f32 = 2e-3;
+            let ((above, closed), (below, _)) = (shifted(STEP), shifted(-2.0 * STEP));
+            shifted(STEP);
+            let found = ((above - below) / f64::from(2.0 * STEP)) as f32;
+            // Rounding of the logits over the step, and the third derivative: a few thousandths of the largest gradient.
+            assert!((found - expected).abs() < 5e-3 * scale, "{name}[{index}]: {expected}, by differences {found}");
+            checked += usize::from(!closed);
+        }
+    }
+    assert!(checked > 80, "{checked}");
+}
+
 #[test]
 fn every_vector_of_a_model_is_drawn_for_itself() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny/bert");

@@ -42,12 +42,22 @@ pub struct Budget {
     pub stops: Vec<Amount>,
 }
 
+/// Most tokens of a pass that is timed.
+const LARGEST_PASS: usize = 1 << 16;
+
 /// The pass that a latency is meant for where none is named.
 const DEFAULT_PASS: (usize, usize) = (1, 32);
 
 impl Default for Budget {
     fn default() -> Budget {
         Budget { measure: Measure::Parameters, stops: vec![Amount::Share(0.6)] }
+    }
+}
+
+impl Budget {
+    /// What a stop's folders are called, as `params-0.6`.
+    pub fn stop_name(&self, amount: Amount) -> String {
+        format!("{}-{amount}", self.measure)
     }
 }
 
@@ -95,7 +105,11 @@ fn pass_size(text: &str) -> Result<(usize, usize), String> {
     let (sequences, tokens) = text.trim().split_once('x').ok_or_else(wrong)?;
     let number =
         |text: &str| text.parse::<usize>().ok().filter(|number| (1..=1 << 16).contains(number)).ok_or_else(wrong);
-    Ok((number(sequences)?, number(tokens)?))
+    let (sequences, tokens) = (number(sequences)?, number(tokens)?);
+    match sequences * tokens <= LARGEST_PASS {
+        true => Ok((sequences, tokens)),
+        false => Err(format!("expected at most {LARGEST_PASS} tokens in all after the @, found {text:?}")),
+    }
 }
 
 fn amount_of(text: &str, measure: Measure) -> Result<Amount, String> {
@@ -237,6 +251,7 @@ mod tests {
             ("latency=-1ms", "a time above 0"),
             ("latency=3ms@32", "sequences x tokens"),
             ("latency=3ms@0x32", "sequences x tokens"),
+            ("latency=3ms@65536x512", "at most 65536 tokens"),
         ] {
             let error = text.parse::<Budget>().unwrap_err();
             assert!(error.contains(said), "{text}: {error}");

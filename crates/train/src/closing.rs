@@ -76,22 +76,26 @@ impl Closing {
     /// What a run closes by these settings. Amounts become shares of the whole model's cost.
     ///
     /// # Errors
-    /// [`Error::OutOfReach`] for a budget that is below what no closing takes away.
+    /// [`Error::OutOfReach`] for a budget that is below what no closing takes away, [`Error::FewSteps`] for stops without steps.
     pub fn prepare(settings: &Closings, wiring: &Wiring, cost: Cost, total_steps: u64) -> Result<Closing, Error> {
+        let budget = &settings.budget;
         let whole = cost.of(wiring, &Live::whole(wiring));
-        let share = |amount: &Amount| match amount {
-            Amount::Share(share) => *share,
-            Amount::Milliseconds(milliseconds) => milliseconds / whole,
+        let share = |amount: Amount| match amount {
+            Amount::Share(share) => share,
+            // Nothing closes for a time that the whole model keeps.
+            Amount::Milliseconds(milliseconds) => (milliseconds / whole).min(1.0),
         };
-        let shares: Vec<f64> = settings.budget.stops.iter().map(share).collect();
+        let shares: Vec<(String, f64)> =
+            budget.stops.iter().map(|&amount| (budget.stop_name(amount), share(amount))).collect();
         let stops = stops(total_steps, settings.adapt_ratio, settings.settle_ratio, &shares);
-        let closing = Closing::new(wiring, cost, stops, settings.importance_decay);
-        let (least, last) = (closing.least() / whole, shares.last().copied().unwrap_or(1.0));
-        if last < least {
-            let amount = settings.budget.stops.last().copied().unwrap_or(Amount::Share(last));
+        let few = || Error::FewSteps { stops: shares.len(), steps: total_steps, adapt_ratio: settings.adapt_ratio };
+        let closing = Closing::new(wiring, cost, stops.ok_or_else(few)?, settings.importance_decay);
+        let least = closing.least() / whole;
+        if let Some((&amount, (_, last))) = budget.stops.last().zip(shares.last())
+            && *last < least
+        {
             let unit = if let Amount::Share(_) = amount { 1.0 } else { whole };
-            let (budget, least) = (settings.budget.to_string(), least * unit);
-            return Err(Error::OutOfReach { budget, least, whole: unit });
+            return Err(Error::OutOfReach { budget: budget.to_string(), least: least * unit, whole: unit });
         }
         Ok(closing)
     }
@@ -159,7 +163,11 @@ impl Closing {
                 Some(product * product)
             });
             let mean = products.sum::<f32>() / unit.slots.len() as f32;
-            *importance = self.decay * *importance + (1.0 - self.decay) * mean;
+            let now = self.decay * *importance + (1.0 - self.decay) * mean;
+            // A gradient that is not finite ends the run; what is saved then is as it was before.
+            if now.is_finite() {
+                *importance = now;
+            }
         }
     }
 

@@ -84,6 +84,26 @@ pub enum Error {
         /// The longest sequence the model takes.
         longest: usize,
     },
+    /// A run is too short for the stops of its budget.
+    #[error(
+        "budget: {stops} stops need more than {steps} steps, of which {adapt_ratio} is for adapting; train longer, ask for fewer stops, or lower --adapt-ratio"
+    )]
+    FewSteps {
+        /// Stops asked for.
+        stops: usize,
+        /// Steps of the run.
+        steps: u64,
+        /// The share of them that closes nothing.
+        adapt_ratio: f64,
+    },
+    /// The times that a resumed run counts its budget by are gone.
+    #[error("{}: expected the times that this run counts its budget by, found {found}; put the file back, or start the run anew with --overwrite", path.display())]
+    LatencyTable {
+        /// The file.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
     /// A budget cannot be met by any closing.
     #[error(
         "budget: {budget} cannot be met: with every unit closed {least:.3} of {whole:.3} are left; ask for more than that"

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use finegates_checkpoint::adapter::TargetModules;
+use finegates_checkpoint::adapter::{GateForm, TargetModules};
 use finegates_checkpoint::read::{SETTINGS_LIMIT_BYTES, read_text};
 use finegates_checkpoint::write::{copy_into, replace_folder, write_atomic};
 use finegates_checkpoint::{Adapter, AdapterConfig, Config, TensorToWrite, Tokenizer, write_tensors};
@@ -16,7 +16,7 @@ use finegates_model::{Method, Model};
 use serde_json::{Value, json};
 
 use crate::error::Error;
-use crate::recipe::{RECIPE_TITLE, Recipe};
+use crate::recipe::{PartialRecipe, RECIPE_TITLE, Recipe};
 use crate::state::STATE_FILE;
 
 /// How a run begins.
@@ -40,20 +40,21 @@ pub struct RunFolder {
 }
 
 /// Everything a run writes, by its name in the folder.
-const CONTENTS: [&str; 12] = [
+const CONTENTS: [&str; 10] = [
     "recipe.toml",
     "metrics.jsonl",
     "summary.json",
     "adapter",
     "model",
     "best",
-    "stops",
-    "compact",
     "curve.json",
     "curve.svg",
     "latency.json",
     "state",
 ];
+
+/// The folder of a run for the compact models of its stops, which others put there.
+pub const COMPACT: &str = "compact";
 
 /// Where an adapter's config names the budget that its run had.
 pub const BUDGET_KEY: &str = "finegates_budget";
@@ -151,6 +152,15 @@ impl RunFolder {
 
     /// Removes what an earlier run left; files it did not write stay.
     fn clear(&self) -> Result<(), Error> {
+        let budget = PartialRecipe::read(&self.recipe()).ok().and_then(|recipe| recipe.budget);
+        for name in budget.iter().flat_map(|budget| budget.stops.iter().map(|&amount| budget.stop_name(amount))) {
+            for folder in ["stops", COMPACT] {
+                let folder = self.path.join(folder);
+                remove(&folder.join(&name))?;
+                // Goes if nothing else is in it.
+                let _ = std::fs::remove_dir(folder);
+            }
+        }
         for name in CONTENTS {
             let path = self.path.join(name);
             if name == "state" {
@@ -164,8 +174,11 @@ impl RunFolder {
 
     /// Removes what a killed process left half-written.
     fn sweep(&self) -> Result<(), Error> {
-        let inner = ["adapter", "model", "best", "state"].map(|name| self.path.join(name));
-        for folder in std::iter::once(&self.path).chain(&inner).filter(|folder| folder.is_dir()) {
+        let mut folders = vec![self.path.clone()];
+        folders.extend(["adapter", "model", "best", "state", "stops"].map(|name| self.path.join(name)));
+        let stops = std::fs::read_dir(self.path.join("stops")).into_iter().flatten().flatten();
+        folders.extend(stops.map(|entry| entry.path()));
+        for folder in folders.iter().filter(|folder| folder.is_dir()) {
             let failed = |action| Error::io(folder, action);
             for entry in std::fs::read_dir(folder).map_err(failed("read"))? {
                 let entry = entry.map_err(failed("read"))?;
@@ -191,6 +204,7 @@ fn fresh(path: &Path) -> Result<bool, Error> {
         let (name, inner) = (entry.file_name(), entry.path());
         let left_over = match name.to_str() {
             Some("state") => !inner.join(STATE_FILE).exists(),
+            Some("latency.json") => true,
             Some("metrics.jsonl") => std::fs::metadata(&inner).is_ok_and(|metadata| metadata.len() == 0),
             Some("recipe.toml") => {
                 read_text(&inner, SETTINGS_LIMIT_BYTES).is_ok_and(|text| text.starts_with(RECIPE_TITLE))
@@ -293,7 +307,7 @@ fn adapter_config(recipe: &Recipe, model: &Model) -> AdapterConfig {
         *setting = value.unwrap_or(*setting);
     }
     if let Some(budget) = &recipe.budget {
-        config.sparsity_loss_weight = 0.0;
+        config.form = GateForm::Values;
         config.extra.insert(BUDGET_KEY.to_owned(), Value::from(budget.to_string()));
     }
     config

@@ -44,12 +44,15 @@ pub(crate) fn cost(
         Measure::MultiplyAdds => return Ok(Cost::MultiplyAdds { attended: train.attended() }),
         Measure::Latency { sequences, tokens } => (sequences, tokens),
     };
-    let begun_with = folder.saved_state().and_then(|_| LatencyTable::read(&folder.latency()));
-    if let Some(table) = begun_with {
-        return Ok(Cost::Latency(table));
+    if folder.saved_state().is_some() {
+        let path = folder.latency();
+        let found = if path.is_file() { "no such table for this model" } else { "nothing" };
+        let table = LatencyTable::read(&path, model.config());
+        return table.map(Cost::Latency).ok_or(Error::LatencyTable { path, found });
     }
-    observer.event(&Event::Note("measuring how long layers of this model's sizes take on this machine"));
-    Ok(Cost::Latency(LatencyTable::of(model, sequences, tokens, latency_tables)?))
+    let mut measuring =
+        || observer.event(&Event::Note("measuring how long layers of this model's sizes take on this machine"));
+    Ok(Cost::Latency(LatencyTable::of(model, sequences, tokens, latency_tables, &mut measuring)?))
 }
 
 /// Encodes a split and says what was left out or cut.

@@ -28,7 +28,12 @@ pub enum Event<'a> {
         total: usize,
     },
     /// The model of a budget's stop is kept.
-    Kept(&'a StopRecord),
+    Kept {
+        /// The stop.
+        stop: &'a StopRecord,
+        /// Its folder.
+        folder: &'a Path,
+    },
     /// An evaluation is done.
     Evaluated(&'a EvaluationRecord),
     /// The run can be resumed from this step, whatever happens.
@@ -203,8 +208,6 @@ impl GateShares {
 pub struct StopRecord {
     /// Its name in the run's `stops` folder, as `params-0.6`.
     pub name: String,
-    /// Its folder.
-    pub folder: PathBuf,
     /// The share of the cost that might be left.
     pub asked: f64,
     /// The share of the cost that is left.
@@ -273,6 +276,8 @@ pub struct Summary {
     pub best: Option<Best>,
     /// The last evaluation made.
     pub last: Option<EvaluationRecord>,
+    /// The budget of the run; none without one.
+    pub budget: Option<String>,
     /// What was kept at the stops of the budget; empty without one.
     pub stops: Vec<StopRecord>,
     /// How the gates stand at the end; none for methods without.

@@ -13,6 +13,7 @@ use crate::folder::RunFolder;
 use crate::learner::Learner;
 use crate::observer::{Best, EvaluationRecord, StopRecord};
 use crate::optimizer::Moments;
+use crate::phases::Stop;
 use crate::plan::Plan;
 
 /// The name of the file in the run's `state` folder.
@@ -158,9 +159,20 @@ pub fn restore(
             parameter.value.copy_from_slice(value);
         }
     });
-    learner.model.parameters_changed();
+    learner.model.parameters_restored();
     if let Some(closing) = closing {
         let importance = file.read(IMPORTANCE, &[closing.importance().len()])?;
+        if let Some(found) = importance.iter().find(|value| !(value.is_finite() && **value >= 0.0)) {
+            return Err(broken(path, format!("{IMPORTANCE}: expected numbers of at least 0, found {found}")));
+        }
+        let ended = |stop: &Stop| stop.end < standing.step || stop.end == standing.step && !standing.evaluation_pending;
+        let ended = closing.stops().iter().filter(|stop| ended(stop)).count();
+        let names = closing.stops().iter().map(|stop| stop.name.as_str());
+        let kept: Vec<&str> = standing.stops.iter().map(|stop| stop.name.as_str()).collect();
+        if kept.len() < ended || !kept.iter().copied().eq(names.clone().take(kept.len())) {
+            let (expected, found) = (names.take(ended).collect::<Vec<_>>().join(", "), kept.join(", "));
+            return Err(broken(path, format!("stops: expected {expected}, found {found}")));
+        }
         closing.take_up(&importance, &learner.model);
     }
     Ok(())

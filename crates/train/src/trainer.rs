@@ -328,12 +328,17 @@ impl<'a> Trainer<'a> {
             // Until enough is removed, patience does not run out: what is waited for is still to come.
             self.standing.evaluations_since_best += 1;
         }
-        self.keep_stop(&record)?;
         let patience = self.recipe.early_stopping;
         let over = patience > 0 && self.standing.evaluations_since_best >= patience;
         self.standing.early_stopped = over && self.standing.step < self.plan.total_steps;
         self.journal.write(&record)?;
         self.observer.event(&Event::Evaluated(&record));
+        // A run that ends before its last stop does keeps it as it is; its budget is met, or patience would not have run out.
+        let early =
+            self.closing.as_ref().filter(|_| self.standing.early_stopped).map(|closing| closing.stops().len() - 1);
+        if let Some(stop) = self.stop_at(record.step).or(early) {
+            self.keep_stop(stop, &record)?;
+        }
         self.standing.last = Some(record);
         Ok(true)
     }
@@ -343,18 +348,15 @@ impl<'a> Trainer<'a> {
         self.closing.as_ref()?.stops().iter().position(|stop| stop.end == step)
     }
 
-    /// Keeps the model if a stop of the budget ends here.
-    fn keep_stop(&mut self, record: &EvaluationRecord) -> Result<(), Error> {
-        let (Some(number), Some(closing)) = (self.stop_at(record.step), &self.closing) else { return Ok(()) };
-        let Some(budget) = &self.recipe.budget else { return Ok(()) };
-        let amount = budget.stops[number];
-        let name = format!("{}-{amount}", budget.measure);
-        let path = self.folder.stop(&name);
-        self.writer.write(&self.learner.model, &path)?;
-        let stop = StopRecord {
-            name,
-            folder: path,
-            asked: closing.stops()[number].to,
+    /// Keeps the model of a stop of the budget.
+    fn keep_stop(&mut self, number: usize, record: &EvaluationRecord) -> Result<(), Error> {
+        let Some(closing) = &self.closing else { return Ok(()) };
+        let stop = &closing.stops()[number];
+        let folder = self.folder.stop(&stop.name);
+        self.writer.write(&self.learner.model, &folder)?;
+        let kept = StopRecord {
+            name: stop.name.clone(),
+            asked: stop.to,
             left: closing.left(),
             cost: closing.left() * closing.whole(),
             step: record.step,
@@ -363,8 +365,8 @@ impl<'a> Trainer<'a> {
             metrics: record.metrics.clone(),
             removed: record.gates.map_or(0.0, |gates| gates.removed),
         };
-        self.observer.event(&Event::Kept(&stop));
-        self.standing.stops.push(stop);
+        self.observer.event(&Event::Kept { stop: &kept, folder: &folder });
+        self.standing.stops.push(kept);
         Ok(())
     }
 
@@ -432,6 +434,7 @@ impl<'a> Trainer<'a> {
             best_metric: self.recipe.best_metric.clone(),
             best: standing.best.clone(),
             last: standing.last.clone(),
+            budget: self.recipe.budget.as_ref().map(|budget| budget.to_string()),
             stops: standing.stops.clone(),
             gates: self.gate_shares(),
             seconds: standing.seconds,

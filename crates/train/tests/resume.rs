@@ -6,11 +6,12 @@ mod support;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use finegates_checkpoint::{TensorFile, TensorToWrite, write_tensors};
 use finegates_data::GlueTask;
 use finegates_model::Method;
 use finegates_train::by_name::ByName;
 use finegates_train::schedule::Interval;
-use finegates_train::{Ending, Event, Mode, PartialRecipe};
+use finegates_train::{Ending, Error, Event, Mode, PartialRecipe};
 use support::{Workshop, assert_same};
 
 /// Everything at once: gates with kurtosis, dropout, accumulation with a short last group, a schedule, evaluations inside epochs.
@@ -30,11 +31,11 @@ fn busy(workshop: &Workshop) -> PartialRecipe {
 }
 
 /// The same with a budget of two stops in place of the penalty.
-fn budget(workshop: &Workshop) -> PartialRecipe {
+fn budget(workshop: &Workshop, budget: &str) -> PartialRecipe {
     PartialRecipe {
         kurtosis: None,
         sparsity_start_epoch: None,
-        budget: Some(ByName("params=0.8,0.4".parse().unwrap())),
+        budget: Some(ByName(budget.parse().unwrap())),
         ..busy(workshop)
     }
 }
@@ -50,7 +51,7 @@ fn one_thread_and_two_give_the_same_bits() {
     workshop.enlarge_model();
     let paper = |method: Method| (method.to_string(), with_method(method, busy(&workshop)));
     let recipes = [Method::Gates, Method::BitFit, Method::Full].map(paper);
-    for (what, recipe) in recipes.into_iter().chain([("budget".to_owned(), budget(&workshop))]) {
+    for (what, recipe) in recipes.into_iter().chain([("budget".to_owned(), budget(&workshop, "params=0.8,0.4"))]) {
         let results = [1, 2].map(|threads| {
             let name = format!("{what}-{threads}");
             let sizes = PartialRecipe { batch_size: Some(64), epochs: Some(2.0), ..recipe.clone() };
@@ -75,7 +76,8 @@ fn stopping_and_resuming_changes_nothing() {
     let workshop = Workshop::new("bert", 50, true);
     let paper = |method: Method| (method.to_string(), with_method(method, busy(&workshop)));
     let recipes = [Method::Gates, Method::Full].map(paper);
-    for (method, recipe) in recipes.into_iter().chain([("budget".to_owned(), budget(&workshop))]) {
+    let budgets = ["params=0.8,0.4", "latency=0.8@2x8"].map(|text| (text.to_owned(), budget(&workshop, text)));
+    for (method, recipe) in recipes.into_iter().chain(budgets) {
         let whole = format!("{method}-whole");
         let summary = workshop.run(recipe.clone(), &whole, Mode::New).unwrap();
         assert_eq!((summary.ending, summary.step, summary.total_steps), (Ending::Finished, 15, 15));
@@ -115,25 +117,89 @@ fn stopping_within_an_evaluation_makes_it_again() {
 #[test]
 fn a_copy_of_the_folder_at_any_moment_resumes_to_the_same_bits() {
     let workshop = Workshop::new("bert", 40, true);
-    let recipe = PartialRecipe { epochs: Some(2.0), ..busy(&workshop) };
-    let copies = std::sync::Mutex::new(Vec::new());
-    workshop
-        .run_until(recipe, "whole", Mode::New, |event| {
-            if !matches!(event, Event::Evaluating { .. } | Event::Note(_) | Event::Ended(_)) {
-                let mut copies = copies.lock().unwrap();
-                let name = format!("copy-{}", copies.len());
-                workshop.copy("whole", &name);
-                copies.push(name);
-            }
-            false
-        })
-        .unwrap();
-    let copies = copies.into_inner().unwrap();
-    assert!(copies.len() > 10);
-    for name in copies {
-        workshop.run(PartialRecipe::default(), &name, Mode::Resume).unwrap();
-        assert_same(&workshop.result(&name), &workshop.result("whole"), &name);
+    for (whole, recipe) in [("paper", busy(&workshop)), ("budget", budget(&workshop, "params=0.8,0.4"))] {
+        let recipe = PartialRecipe { epochs: Some(2.0), ..recipe };
+        let copies = std::sync::Mutex::new(Vec::new());
+        let summary = workshop
+            .run_until(recipe, whole, Mode::New, |event| {
+                if !matches!(event, Event::Evaluating { .. } | Event::Note(_) | Event::Ended(_)) {
+                    let mut copies = copies.lock().unwrap();
+                    let name = format!("{whole}-copy-{}", copies.len());
+                    workshop.copy(whole, &name);
+                    copies.push(name);
+                }
+                false
+            })
+            .unwrap();
+        let copies = copies.into_inner().unwrap();
+        assert!(copies.len() > 10);
+        let expected = workshop.result(whole);
+        assert_eq!(expected.contains_key("stops/params-0.4/adapter_model.safetensors"), whole == "budget");
+        for name in copies {
+            let resumed = workshop.run(PartialRecipe::default(), &name, Mode::Resume).unwrap();
+            assert_same(&workshop.result(&name), &expected, &name);
+            assert_eq!(resumed.stops, summary.stops, "{name}");
+        }
     }
+}
+
+#[test]
+fn a_resumed_run_counts_times_by_the_table_it_began_with() {
+    let workshop = Workshop::new("bert", 40, true);
+    let recipe = budget(&workshop, "latency=0.8@2x8");
+    let stop = |event: &Event<'_>| matches!(event, Event::Step(record) if record.step == 5);
+    workshop.run_until(recipe, "run", Mode::New, stop).unwrap();
+    let table = workshop.path("run/latency.json");
+    let text = std::fs::read_to_string(&table).unwrap();
+    for broken in [
+        None,
+        Some(""),
+        Some("{}"),
+        Some(&*text.replace("\"granularity\": 32", "\"granularity\": 4611686018427387904")),
+    ] {
+        match broken {
+            Some(text) => std::fs::write(&table, text).unwrap(),
+            None => std::fs::remove_file(&table).unwrap(),
+        }
+        let refused = workshop.run(PartialRecipe::default(), "run", Mode::Resume);
+        assert!(matches!(refused, Err(Error::LatencyTable { .. })), "{broken:?}: {refused:?}");
+    }
+    std::fs::write(&table, text).unwrap();
+    workshop.run(PartialRecipe::default(), "run", Mode::Resume).unwrap();
+}
+
+#[test]
+fn a_state_with_stops_or_importance_that_cannot_be_is_refused() {
+    let workshop = Workshop::new("bert", 40, true);
+    workshop.run(budget(&workshop, "params=0.8,0.4"), "run", Mode::New).unwrap();
+    let path = workshop.path("run/state/state.safetensors");
+    let file = TensorFile::open_file(&path).unwrap();
+    let refuses = |metadata: &dyn Fn(String) -> String, importance: f32, words: &str| {
+        let names: Vec<String> = file.names().map(str::to_owned).collect();
+        let tensors: Vec<(String, Vec<f32>)> = names
+            .into_iter()
+            .map(|name| {
+                let length = file.shape(&name).unwrap()[0];
+                let mut data = file.read(&name, &[length]).unwrap();
+                if name == "closing/importance" {
+                    data[0] = importance;
+                }
+                (name, data)
+            })
+            .collect();
+        let tensors: Vec<_> =
+            tensors.iter().map(|(name, data)| TensorToWrite::f32(name.as_str(), vec![data.len()], data)).collect();
+        let metadata = file.metadata().iter().map(|(key, text)| (key.clone(), metadata(text.clone()))).collect();
+        workshop.copy("run", "broken");
+        write_tensors(&workshop.path("broken/state/state.safetensors"), &tensors, &metadata).unwrap();
+        let refused = workshop.run(PartialRecipe::default(), "broken", Mode::Resume).unwrap_err().to_string();
+        assert!(refused.contains(words), "{refused}");
+        std::fs::remove_dir_all(workshop.path("broken")).unwrap();
+    };
+    let elsewhere = |text: String| text.replace("params-0.8", "/elsewhere");
+    refuses(&elsewhere, 1.0, "expected params-0.8, params-0.4, found /elsewhere, params-0.4");
+    refuses(&|text| text, f32::NAN, "closing/importance");
+    refuses(&|text| text, -1.0, "closing/importance");
 }
 
 #[test]

@@ -4,13 +4,16 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::GateForm;
 use crate::Error;
 use crate::config::parse_json;
 use crate::error::shorten;
 use crate::read::{CONFIG_LIMIT_BYTES, read_text};
 
-/// The value of `peft_type`.
+/// The value of `peft_type` of adapters that PEFT's proposal describes.
 const PEFT_TYPE: &str = "FINEGATES";
+/// The same of adapters that hold gate values: PEFT does not know it and so refuses them instead of misreading them.
+const VALUES_TYPE: &str = "FINEGATES_VALUES";
 
 /// Which modules are gated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +27,9 @@ pub enum TargetModules {
 /// The settings of an adapter, under PEFT's names.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterConfig {
-    /// `s`, the share that was to be closed, 0 to 1.
+    /// What the gates are: `peft_type` is `FINEGATES` or `FINEGATES_VALUES`.
+    pub form: GateForm,
+    /// `s`, the share that was to be closed, 0 to 1. This and the next four are settings of [`GateForm::Theta`] alone.
     pub target_sparsity: f64,
     /// `λ`, at least 0.
     pub sparsity_loss_weight: f64,
@@ -52,6 +57,7 @@ impl Default for AdapterConfig {
     /// The paper's settings for GLUE.
     fn default() -> Self {
         AdapterConfig {
+            form: GateForm::Theta,
             target_sparsity: 0.4,
             sparsity_loss_weight: 50.0,
             gate_init_mean: 1.0,
@@ -82,8 +88,9 @@ impl AdapterConfig {
     /// As [`AdapterConfig::read`].
     pub fn parse(path: &Path, text: &str) -> Result<AdapterConfig, Error> {
         let mut fields = Fields { path, object: parse_json(path, text)? };
-        match fields.take("peft_type") {
-            Some(Value::String(found)) if found == PEFT_TYPE => {}
+        let form = match fields.take("peft_type") {
+            Some(Value::String(found)) if found == PEFT_TYPE => GateForm::Theta,
+            Some(Value::String(found)) if found == VALUES_TYPE => GateForm::Values,
             found => {
                 let found = found.map_or("nothing".to_owned(), |value| shorten(&value.to_string()));
                 return Err(fields.wrong(
@@ -92,9 +99,10 @@ impl AdapterConfig {
                     found,
                 ));
             }
-        }
+        };
         let default = AdapterConfig::default();
         Ok(AdapterConfig {
+            form,
             target_sparsity: fields.number("target_sparsity", default.target_sparsity, "a share from 0 to 1", |s| {
                 (0.0..=1.0).contains(&s)
             })?,
@@ -131,13 +139,23 @@ impl AdapterConfig {
             Some(TargetModules::Pattern(pattern)) => json!(pattern),
         };
         let modules_to_save = if self.modules_to_save.is_empty() { Value::Null } else { json!(self.modules_to_save) };
+        if self.form == GateForm::Theta {
+            for (key, value) in [
+                ("target_sparsity", self.target_sparsity),
+                ("sparsity_loss_weight", self.sparsity_loss_weight),
+                ("gate_init_mean", self.gate_init_mean),
+                ("gate_init_std", self.gate_init_std),
+                ("gate_noise_std", self.gate_noise_std),
+            ] {
+                object.insert(key.to_owned(), json!(value));
+            }
+        }
+        let peft_type = match self.form {
+            GateForm::Theta => PEFT_TYPE,
+            GateForm::Values => VALUES_TYPE,
+        };
         for (key, value) in [
-            ("peft_type", json!(PEFT_TYPE)),
-            ("target_sparsity", json!(self.target_sparsity)),
-            ("sparsity_loss_weight", json!(self.sparsity_loss_weight)),
-            ("gate_init_mean", json!(self.gate_init_mean)),
-            ("gate_init_std", json!(self.gate_init_std)),
-            ("gate_noise_std", json!(self.gate_noise_std)),
+            ("peft_type", json!(peft_type)),
             ("bias", json!(self.bias)),
             ("target_modules", target_modules),
             ("modules_to_save", modules_to_save),

@@ -137,7 +137,7 @@ fn an_adapter_that_cannot_be_is_refused() {
                 ("a.q.finegates_row_values", &[1], &[1.0]),
                 ("a.q.finegates_column_values", &[1], &[1.0]),
             ],
-            "a.q.finegates_row_values: expected one kind of gates, found a.q.finegates_rows too",
+            "a.q.finegates_row_values: is not what peft_type in adapter_config.json says",
         ),
         (
             vec![("a.q.finegates_row_values", &[1], &[1.0]), ("a.q.finegates_columns", &[1], &[1.0])],

@@ -81,11 +81,13 @@ pub fn run(arguments: &TrainArguments, common: &Common) -> anyhow::Result<()> {
         (None, Some(run)) => (run.clone(), if arguments.overwrite { Mode::Overwrite } else { Mode::New }),
         (None, None) => anyhow::bail!("--output: not given; name the run folder to make"),
     };
-    let (method, budget) = (arguments.settings.method, &arguments.settings.budget);
-    if let (Some(method), Some(_)) = (method.filter(|method| **method != Method::Gates), budget) {
-        anyhow::bail!("--budget: --method {method} has no gates to close; leave one of the two out");
-    }
     let lower = arguments.recipe.as_deref().map(PartialRecipe::read).transpose()?.unwrap_or_default();
+    let method = arguments.settings.method.or(lower.method).filter(|method| **method != Method::Gates);
+    if let (Some(method), Some(objective)) = (method, arguments.settings.said_objective()) {
+        anyhow::bail!(
+            "settings of --objective {objective}: method {method} has no gates to close; leave one of the two out"
+        );
+    }
     let settings = PartialRecipe { threads: common.threads.map(usize::from), ..arguments.settings.clone() }.over(lower);
     let output = common.output();
     let on_stop = format!(
@@ -94,10 +96,16 @@ pub fn run(arguments: &TrainArguments, common: &Common) -> anyhow::Result<()> {
         folder.display()
     );
     let mut outcome = train(settings, &folder, mode, common, &on_stop)?;
+    let mut compacted = Ok(());
     if outcome.summary.ending != Ending::Interrupted && !outcome.summary.stops.is_empty() {
-        outcome.curve = Some(stops::compact_stops(&outcome.summary, common)?);
+        match stops::compact_stops(&outcome.summary, common) {
+            Ok(curve) => outcome.curve = Some(curve),
+            Err(error) => compacted = Err(error),
+        }
     }
+    // What the run came to is said, whatever became of its compact models.
     output.result(&closing_text(&outcome, &folder), &outcome)?;
+    compacted?;
     if outcome.summary.ending == Ending::Interrupted {
         return Err(Interrupted.into());
     }
@@ -149,12 +157,9 @@ impl Screen {
             Event::Step(record) => self.progress.step(record),
             Event::Evaluating { split, done, total } => self.progress.evaluating(split, *done, *total),
             Event::Evaluated(record) => self.print(&evaluation_text(record)),
-            Event::Kept(stop) => self.print(&format!(
-                "kept {} with {} of its measure left in {}",
-                stop.name,
-                percent(stop.left),
-                stop.folder.display()
-            )),
+            Event::Kept { stop, folder } => {
+                self.print(&format!("kept {}, of which {} is left", folder.display(), percent(stop.left)));
+            }
             _ => {}
         }
     }
@@ -243,7 +248,8 @@ fn closing_text(outcome: &Outcome, folder: &Path) -> String {
     if let Some(best) = &summary.best {
         lines.push(("best", format!("{} at epoch {}", best_metrics(best), short(best.epoch))));
         if !best.eligible {
-            lines.push(("", "although it removed less than --best-min-removed asks for: no evaluation did".to_owned()));
+            let asked = if summary.budget.is_some() { "the budget asks" } else { "--best-min-removed asks" };
+            lines.push(("", format!("although it removed less than {asked} for: no evaluation so far did")));
         }
         lines.extend(outcome.best_removal.map(|totals| ("", removed_text(&totals))));
     }
@@ -252,7 +258,7 @@ fn closing_text(outcome: &Outcome, folder: &Path) -> String {
         lines.extend(outcome.last_removal.map(|totals| ("", removed_text(&totals))));
         lines.extend(last.gates.map(|gates| ("", gates_text(&gates))));
     }
-    if outcome.best_removal.is_some_and(|totals| totals.removed_with_liveness == 0) {
+    if summary.budget.is_none() && outcome.best_removal.is_some_and(|totals| totals.removed_with_liveness == 0) {
         let hint =
             "nothing is removed yet: gates close by and by; more --epochs or a higher --gate-learning-rate close more";
         lines.push(("note", hint.to_owned()));

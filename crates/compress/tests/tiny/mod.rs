@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use finegates_checkpoint::adapter::{Adapter, AdapterConfig};
+use finegates_checkpoint::adapter::{Adapter, AdapterConfig, GateForm};
 use finegates_checkpoint::checkpoint::Checkpoint;
 use finegates_checkpoint::tensors::Tensor;
 use finegates_compress::{Error, Report, Request, Source, compress, synthetic_probe};
@@ -65,6 +65,20 @@ impl Tiny {
         let mut tiny = Tiny::load(family);
         let adapter = adapter(tiny.model.wiring(), &mut theta);
         tiny.model.apply_adapter(&adapter).unwrap();
+        tiny
+    }
+
+    /// With direct gates, whose values `value` gives.
+    pub fn direct(family: &str, mut value: impl FnMut(usize, &str, usize) -> Option<f32>) -> Tiny {
+        let mut tiny = Tiny::load(family);
+        let theta = adapter(tiny.model.wiring(), &mut value);
+        let renamed = |name: &str| {
+            name.replace("finegates_rows", "finegates_row_values")
+                .replace("finegates_columns", "finegates_column_values")
+        };
+        let tensors = theta.tensors.iter().map(|(name, tensor)| (renamed(name), tensor.clone())).collect();
+        let config = AdapterConfig { form: GateForm::Values, ..theta.config };
+        tiny.model.apply_adapter(&Adapter { config, tensors }).unwrap();
         tiny
     }
 

@@ -32,7 +32,8 @@ impl Recipe {
         // What a run does not have is in range.
         let or = |value: Option<f64>, without: f64| value.unwrap_or(without);
         share("target_sparsity", or(self.target_sparsity, 0.0))?;
-        share("adapt_ratio", or(self.adapt_ratio, 0.0))?;
+        let adapt = or(self.adapt_ratio, 0.0);
+        within("adapt_ratio", adapt, "a share from 0 to below 1", (0.0..1.0).contains(&adapt))?;
         share("settle_ratio", or(self.settle_ratio, 0.0))?;
         share("warmup_ratio", self.warmup_ratio)?;
         share("learning_rate_floor", self.learning_rate_floor)?;
@@ -63,6 +64,9 @@ impl Recipe {
         // Draws are within nine standard deviations of the mean.
         single("gate_init_std", mean.abs() + 9.0 * std)?;
         single("gate_noise_std", 9.0 * or(self.gate_noise_std, 0.0))?;
+        // The running mean is kept in 32 bits, in which a number just below 1 is 1.
+        let decay = or(self.importance_decay, 0.0);
+        within("importance_decay", decay, "at most 0.9999999", decay <= 0.9999999)?;
         for (name, value) in
             [("beta1", self.beta1), ("beta2", self.beta2), ("importance_decay", or(self.importance_decay, 0.0))]
         {

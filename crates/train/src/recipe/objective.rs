@@ -87,19 +87,27 @@ impl PartialRecipe {
     }
 
     /// The objective that the settings name or belong to; none if they say nothing of it.
-    pub(super) fn said_objective(&self) -> Option<Objective> {
+    pub fn said_objective(&self) -> Option<Objective> {
         let belongs = |objective| self.first_of(objective).map(|_| objective);
         let said = self.objective.map(|objective| objective.0);
         said.or_else(|| belongs(Objective::Paper)).or_else(|| belongs(Objective::Budget))
     }
 
-    /// Forgets the settings of another objective than this one.
+    /// Forgets the settings of another objective than this one, and the settings whose defaults follow from the objective.
     pub(super) fn keep_objective(&mut self, objective: Objective) {
-        self.clear_objective(match objective {
+        let other = match objective {
             Objective::Budget => Objective::Paper,
             Objective::Paper => Objective::Budget,
-        });
-        self.objective = None;
+        };
+        if self.said_objective() == Some(other) {
+            self.clear_objective(other);
+            self.objective = None;
+            self.gate_learning_rate = None;
+            self.bias_learning_rate = None;
+            self.head_learning_rate = None;
+            self.schedule = None;
+            self.warmup_ratio = None;
+        }
     }
 
     /// Settles the objective and its settings; a method without gates has none.

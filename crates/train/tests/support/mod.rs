@@ -115,7 +115,7 @@ impl Workshop {
             folder: self.path(name),
             mode,
             fetch: finegates_checkpoint::source::FetchOptions::default(),
-            latency_tables: None,
+            latency_tables: Some(self.path("latency-tables")),
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use finegates_checkpoint::write::write_atomic;
 use finegates_infer::Which;
 use finegates_train::Summary;
+use finegates_train::folder::COMPACT;
 
 use crate::arguments::Common;
 use crate::commands::compress::{Job, compress, own_probe};
@@ -23,7 +24,7 @@ pub fn compact_stops(summary: &Summary, common: &Common) -> anyhow::Result<Curve
     let run = folder.display().to_string();
     let mut points = Vec::new();
     for stop in &summary.stops {
-        let output = folder.join("compact").join(&stop.name);
+        let output = folder.join(COMPACT).join(&stop.name);
         let which = Which::Stop(stop.name.clone());
         let job = Job { run: &run, output: &output, overwrite: output.exists(), checkpoint: which, base: None };
         let report = compress(&job, common, own_probe)?;
