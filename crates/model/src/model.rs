@@ -129,6 +129,18 @@ impl Model {
         logits
     }
 
+    /// What a forward pass does outside its layers, embeddings and head: to be timed.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn forward_outside_layers(&self, batch: &Batch) -> Result<Vec<f32>, Error> {
+        self.embeddings.check(batch)?;
+        let Workspace { mut embedding, mut encoder, mut head, .. } = Workspace::default();
+        let input = encoder.input(batch.tokens_count() * self.embeddings.width());
+        self.embeddings.forward(batch, &mut embedding, None, false, input);
+        Ok(self.head.forward(input, &batch.offsets, None, &mut head))
+    }
+
     /// Logits `[S, C]` with the gates of the last draw, keeping what [`Model::backward`] needs.
     ///
     /// Dropout masks are a function of `dropout_key`; `None` means no dropout.

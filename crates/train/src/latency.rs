@@ -7,7 +7,7 @@ use finegates_checkpoint::Config;
 use finegates_checkpoint::read::{SETTINGS_LIMIT_BYTES, read_text};
 use finegates_checkpoint::write::write_atomic;
 use finegates_kernels::{cpu, matrix, random};
-use finegates_model::sample::{LayerSizes, SampleLayer};
+use finegates_model::sample::{LayerSizes, SampleStack};
 use finegates_model::wiring::Role;
 use finegates_model::{Batch, Model, Wiring};
 use serde::{Deserialize, Serialize};
@@ -16,15 +16,17 @@ use crate::budget::Live;
 use crate::error::Error;
 
 /// Changes whenever the kernels or the way of measuring do: older tables are then measured anew.
-const FORMAT_VERSION: u32 = 2;
+const FORMAT_VERSION: u32 = 3;
 /// Rounds over all sizes. Noise then falls on all of them, and not on one.
-const ROUNDS: usize = 7;
-/// How long a size is measured in a round at least, in milliseconds.
-const LEAST_MILLISECONDS: f64 = 2.0;
+const ROUNDS: usize = 3;
+/// How often a size runs in a round at least, and how long, in milliseconds.
+const LEAST: (usize, f64) = (3, 6.0);
 /// About how many sizes a curve has.
-const POINTS: usize = 12;
+const POINTS: usize = 10;
+/// Into how many parts the way from nothing to everything is divided.
+const STEPS: usize = 8;
 
-/// Milliseconds of one part of a layer at several sizes; between them straight lines.
+/// Milliseconds of a pass at several sizes; between them straight lines.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Curve {
     /// Units left, ascending, from 0.
@@ -63,6 +65,11 @@ impl Curve {
         }
     }
 
+    /// What fewer units than all save.
+    fn saved(&self, size: usize) -> f64 {
+        self.milliseconds.last().map_or(0.0, |whole| whole - self.at(size))
+    }
+
     /// Whether it can be a curve up to `whole`.
     fn sound(&self, whole: usize) -> bool {
         self.sizes.len() == self.milliseconds.len()
@@ -74,17 +81,20 @@ impl Curve {
     }
 }
 
-/// Times of the parts of every layer of a model, all layers having the same sizes.
+/// Times of passes through all layers of a model, all layers having the same sizes.
+///
+/// A kind of unit saves what a pass takes less with fewer of them, everything else being whole; what several kinds save adds
+/// up. How far that is from the truth is measured along the way on which all shrink together, and taken into account.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatencyTable {
-    /// The feed-forward block by inner units.
+    /// By inner units of the feed-forward blocks.
     pub feed_forward: Curve,
-    /// The attention block by value dimensions, with all query dimensions.
+    /// By value dimensions.
     pub value: Curve,
-    /// The attention block by query dimensions, with all value dimensions.
+    /// By query dimensions.
     pub query_key: Curve,
-    /// The attention block without any dimension.
-    pub attention_rest_milliseconds: f64,
+    /// By eighths of all units, all kinds together.
+    pub together: Curve,
     /// What a pass takes besides its layers: embeddings and the head.
     pub rest_milliseconds: f64,
     /// Sizes that run well are multiples of this.
@@ -129,11 +139,11 @@ impl LatencyTable {
         let whole = LayerSizes::whole(config);
         let sound = table.granularity == matrix::PANEL
             && (0.0..1e9).contains(&table.rest_milliseconds)
-            && (0.0..1e9).contains(&table.attention_rest_milliseconds)
             && table.feed_forward.sound(whole.feed_forward)
             && table.value.sound(whole.value)
             && table.query_key.sound(whole.query_key)
-            && table.layer_milliseconds(&whole) > 0.0;
+            && table.together.sound(STEPS)
+            && table.together.at(STEPS) > 0.0;
         sound.then_some(table)
     }
 
@@ -148,27 +158,31 @@ impl LatencyTable {
 
     /// The time of a pass through what lives.
     pub fn milliseconds(&self, wiring: &Wiring, live: &Live) -> f64 {
-        let mut layers: Vec<LayerSizes> = Vec::new();
-        for (projection, &rows) in wiring.projections.iter().zip(&live.rows) {
-            if layers.len() <= projection.layer {
-                layers.resize(projection.layer + 1, LayerSizes { query_key: 0, value: 0, feed_forward: 0 });
-            }
-            let layer = &mut layers[projection.layer];
-            match projection.role {
-                Role::Up => layer.feed_forward = rows,
-                Role::Value => layer.value = rows,
-                Role::Query => layer.query_key = rows,
-                _ => {}
-            }
-        }
-        self.rest_milliseconds + layers.iter().map(|sizes| self.layer_milliseconds(sizes)).sum::<f64>()
+        let layers = wiring.projections.iter().map(|projection| projection.layer + 1).max().unwrap_or(1);
+        let saved = wiring.projections.iter().zip(&live.rows).map(|(projection, &rows)| match projection.role {
+            Role::Up => self.feed_forward.saved(rows),
+            Role::Value => self.value.saved(rows),
+            Role::Query => self.query_key.saved(rows),
+            _ => 0.0,
+        });
+        self.rest_milliseconds + self.corrected(saved.sum::<f64>() / layers as f64)
     }
 
-    /// Both curves of attention hold the whole block: what the second saves comes off the first, down to what always remains.
-    fn layer_milliseconds(&self, sizes: &LayerSizes) -> f64 {
-        let whole = self.query_key.milliseconds.last().copied().unwrap_or(0.0);
-        let attention = self.value.at(sizes.value) - (whole - self.query_key.at(sizes.query_key));
-        self.feed_forward.at(sizes.feed_forward) + attention.max(self.attention_rest_milliseconds)
+    /// The time of the layers, given what the kinds of units save by themselves.
+    fn corrected(&self, saved: f64) -> f64 {
+        let whole = |curve: &Curve| curve.sizes.last().copied().unwrap_or(0);
+        // What would be saved at each step of the way, by the sum; falling.
+        let sums: Vec<f64> = (0..=STEPS)
+            .map(|step| {
+                let at = |curve: &Curve| curve.saved(part(whole(curve), step));
+                at(&self.feed_forward) + at(&self.value) + at(&self.query_key)
+            })
+            .collect();
+        let times = &self.together.milliseconds;
+        let Some(step) = (1..=STEPS).rev().find(|&step| saved <= sums[step - 1]) else { return times[0] };
+        let span = sums[step - 1] - sums[step];
+        let share = if span > 0.0 { ((saved - sums[step]) / span).clamp(0.0, 1.0) } else { 0.0 };
+        times[step] * (1.0 - share) + times[step - 1] * share
     }
 
     fn measure(model: &Model, sequences: usize, tokens: usize) -> Result<LatencyTable, Error> {
@@ -178,6 +192,7 @@ impl LatencyTable {
             feed_forward: Curve::up_to(whole.feed_forward),
             value: Curve::up_to(whole.value),
             query_key: Curve::up_to(whole.query_key),
+            together: Curve { sizes: (0..=STEPS).collect(), milliseconds: Vec::new() },
             granularity: matrix::PANEL,
             ..LatencyTable::default()
         };
@@ -185,40 +200,45 @@ impl LatencyTable {
             (0..tokens as u64).map(|at| (random::mix(3, at) % config.vocabulary as u64) as u32).collect();
         let segments = vec![0; tokens];
         let batch = Batch::new((0..sequences).map(|_| (ids.as_slice(), segments.as_slice())));
-        model.forward(&batch)?;
-        let sample = |sizes: LayerSizes| SampleLayer::new(config, &sizes, sequences, tokens);
-        let mut attention: Vec<SampleLayer> = Vec::new();
-        attention.extend(table.value.sizes.iter().map(|&value| sample(LayerSizes { value, ..whole })));
-        attention.extend(table.query_key.sizes.iter().map(|&query_key| sample(LayerSizes { query_key, ..whole })));
-        attention.push(sample(LayerSizes { query_key: 0, value: 0, ..whole }));
-        let inner = |&feed_forward: &usize| sample(LayerSizes { feed_forward, ..whole });
-        let mut feed_forward: Vec<SampleLayer> = table.feed_forward.sizes.iter().map(inner).collect();
-        let mut times = vec![Vec::with_capacity(ROUNDS); attention.len() + feed_forward.len() + 1];
+        model.forward_outside_layers(&batch)?;
+        let mut sizes: Vec<LayerSizes> = Vec::new();
+        sizes.extend(table.feed_forward.sizes.iter().map(|&feed_forward| LayerSizes { feed_forward, ..whole }));
+        sizes.extend(table.value.sizes.iter().map(|&value| LayerSizes { value, ..whole }));
+        sizes.extend(table.query_key.sizes.iter().map(|&query_key| LayerSizes { query_key, ..whole }));
+        sizes.extend((0..=STEPS).map(|step| LayerSizes {
+            query_key: part(whole.query_key, step),
+            value: part(whole.value, step),
+            feed_forward: part(whole.feed_forward, step),
+        }));
+        let mut times = vec![Vec::new(); sizes.len() + 1];
         for _ in 0..ROUNDS {
-            let mut places = times.iter_mut();
-            let mut record = |work: &mut dyn FnMut()| {
-                if let Some(times) = places.next() {
-                    times.push(milliseconds(work));
-                }
-            };
-            attention.iter_mut().for_each(|layer| record(&mut || layer.attention()));
-            feed_forward.iter_mut().for_each(|layer| record(&mut || layer.feed_forward()));
-            record(&mut || drop(model.forward(&batch)));
+            for (sizes, times) in sizes.iter().zip(&mut times) {
+                let mut stack = SampleStack::new(config, sizes, sequences, tokens);
+                measure(times, || stack.run());
+            }
+            measure(&mut times[sizes.len()], || drop(model.forward_outside_layers(&batch)));
         }
         let mut medians = times.into_iter().map(median);
-        let mut next = |count: usize| -> Vec<f64> { medians.by_ref().take(count).collect() };
-        table.value.milliseconds = next(table.value.sizes.len());
-        table.query_key.milliseconds = next(table.query_key.sizes.len());
-        table.attention_rest_milliseconds = next(1)[0];
-        table.feed_forward.milliseconds = next(table.feed_forward.sizes.len());
-        let pass = next(1)[0];
-        for curve in [&mut table.value, &mut table.query_key, &mut table.feed_forward] {
+        for curve in [&mut table.feed_forward, &mut table.value, &mut table.query_key, &mut table.together] {
+            curve.milliseconds = medians.by_ref().take(curve.sizes.len()).collect();
+        }
+        table.rest_milliseconds = medians.next().unwrap_or(0.0);
+        // The whole model stands at the end of every curve: one time for it, the median of all.
+        let curves = [&mut table.feed_forward, &mut table.value, &mut table.query_key, &mut table.together];
+        let whole = median(curves.iter().filter_map(|curve| curve.milliseconds.last().copied()).collect());
+        for curve in curves {
+            if let Some(last) = curve.milliseconds.last_mut() {
+                *last = whole;
+            }
             curve.straighten();
         }
-        let wiring = model.wiring();
-        table.rest_milliseconds = (pass - table.milliseconds(wiring, &Live::whole(wiring))).max(0.0);
         Ok(table)
     }
+}
+
+/// So many steps' share of `whole` units, in whole panels where there are several.
+fn part(whole: usize, step: usize) -> usize {
+    (whole * step / STEPS).next_multiple_of(matrix::PANEL).min(whole) * usize::from(step > 0)
 }
 
 fn file_name(config: &Config, sequences: usize, tokens: usize) -> String {
@@ -232,18 +252,15 @@ fn file_name(config: &Config, sequences: usize, tokens: usize) -> String {
     format!("{:016x}.json", random::derive(0, &key))
 }
 
-/// The time of one run of `work`, from as many as it takes to be measured.
-fn milliseconds(work: &mut dyn FnMut()) -> f64 {
+/// Adds the times of some runs of `work` in milliseconds.
+fn measure(times: &mut Vec<f64>, mut work: impl FnMut()) {
     work();
-    let started = Instant::now();
-    let mut runs = 0;
-    loop {
+    let (fewest, milliseconds) = LEAST;
+    let (started, before) = (Instant::now(), times.len());
+    while times.len() < before + fewest || started.elapsed().as_secs_f64() * 1e3 < milliseconds {
+        let began = Instant::now();
         work();
-        runs += 1;
-        let elapsed = started.elapsed().as_secs_f64() * 1e3;
-        if elapsed >= LEAST_MILLISECONDS {
-            return elapsed / f64::from(runs);
-        }
+        times.push(began.elapsed().as_secs_f64() * 1e3);
     }
 }
 
@@ -272,21 +289,24 @@ mod tests {
     }
 
     #[test]
-    fn what_attention_saves_is_counted_once() {
-        let curve = |milliseconds: &[f64]| Curve { sizes: vec![0, 64], milliseconds: milliseconds.to_vec() };
+    fn savings_add_up_and_are_corrected_along_the_way_all_shrink_together() {
+        let curve = |milliseconds: [f64; 2]| Curve { sizes: vec![0, 64], milliseconds: milliseconds.to_vec() };
+        // By the sum, 16 of 20 would be saved at the end of the way; it is 19, and of the first half of it 10 instead of 8.
+        let times = [1.0, 3.25, 5.5, 7.75, 10.0, 12.5, 15.0, 17.5, 20.0];
         let table = LatencyTable {
-            feed_forward: curve(&[1.0, 9.0]),
-            value: curve(&[4.0, 10.0]),
-            query_key: curve(&[3.0, 10.0]),
-            attention_rest_milliseconds: 2.0,
+            feed_forward: curve([12.0, 20.0]),
+            value: curve([15.0, 20.0]),
+            query_key: curve([17.0, 20.0]),
+            together: Curve { sizes: (0..=STEPS).collect(), milliseconds: times.to_vec() },
             rest_milliseconds: 0.5,
             granularity: matrix::PANEL,
         };
-        let time =
-            |query_key, value, feed_forward| table.layer_milliseconds(&LayerSizes { query_key, value, feed_forward });
-        assert_eq!(time(64, 64, 64), 19.0);
-        assert_eq!(time(0, 64, 64), 12.0);
-        assert_eq!(time(64, 0, 64), 13.0);
-        assert_eq!(time(0, 0, 0), 3.0, "not below what always remains");
+        assert_eq!(table.corrected(0.0), 20.0);
+        assert_eq!(table.corrected(16.0), 1.0);
+        assert_eq!(table.corrected(99.0), 1.0, "no less than what always remains");
+        // Sizes go in whole panels, 32 of 64 from the first step on: half of the sum is the fourth step.
+        assert!((table.corrected(8.0) - 10.0).abs() < 1e-12, "{}", table.corrected(8.0));
+        let falling: Vec<f64> = (0..=32).map(|half| table.corrected(f64::from(half) / 2.0)).collect();
+        assert!(falling.is_sorted_by(|now, then| now >= then), "{falling:?}");
     }
 }

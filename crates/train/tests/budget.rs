@@ -114,6 +114,11 @@ fn units_close_whole() {
     assert!(values.iter().any(|&value| value > 1.0) && values.iter().any(|&value| value < 1.0 && value != 0.0));
 }
 
+/// As many milliseconds as the sum of the kinds' savings: of sizes below a panel, every step but the first has all units.
+fn together(whole: f64) -> Curve {
+    Curve { sizes: (0..=8).collect(), milliseconds: (0..=8).map(|step| if step == 0 { 0.0 } else { whole }).collect() }
+}
+
 #[test]
 fn the_least_important_units_close_first_and_stay_closed() {
     let workshop = Workshop::new("bert", 10, false);
@@ -129,6 +134,7 @@ fn the_least_important_units_close_first_and_stay_closed() {
         feed_forward: straight(10.0, config.feed_forward),
         value: straight(10.0, config.hidden),
         query_key: straight(1.0, config.hidden),
+        together: together(21.0),
         granularity: 1,
         ..LatencyTable::default()
     });
@@ -261,6 +267,7 @@ fn sizes_are_rounded_to_what_runs_well_and_no_group_vanishes_by_it() {
         feed_forward: curve(config.feed_forward),
         value: curve(config.hidden),
         query_key: curve(config.hidden),
+        together: together(30.0),
         granularity: 4,
         ..LatencyTable::default()
     };
