@@ -160,6 +160,10 @@ def main():
               "parameters": {"before": 4, "after": 1}, "size_bytes": {"before": 16, "after": 4},
               "verification": {"sequences": 1, "tokens": 2, "max_abs_difference": 1e-7, "scale": 1.5, "tolerance": 1e-4},
               "notes": [], **totals, "layers": [{"layer": 0, **totals}], "projections": [projection]}
+    curve = lambda *sizes: {"sizes": sizes, "milliseconds": [1.0 + at for at in range(len(sizes))]}
+    latency = {"feed_forward": curve(0, 32, 96), "value": curve(0, 64), "query_key": curve(0, 32, 64), "together": curve(*range(9)),
+               "rest_milliseconds": 0.5, "granularity": 32}
+    seed("latency", "small", json.dumps(latency).encode())
     seed("report", "small", json.dumps(report).encode())
 
 

@@ -134,9 +134,12 @@ impl LatencyTable {
 
     /// Reads a table; none if there is none, or none that can be one of such a model.
     pub fn read(path: &Path, config: &Config) -> Option<LatencyTable> {
-        let text = read_text(path, SETTINGS_LIMIT_BYTES).ok()?;
-        let table: LatencyTable = serde_json::from_str(&text).ok()?;
-        let whole = LayerSizes::whole(config);
+        LatencyTable::parse(&read_text(path, SETTINGS_LIMIT_BYTES).ok()?, &LayerSizes::whole(config))
+    }
+
+    /// Reads the text of a table of a model whose layers have these sizes; none if it cannot be one.
+    pub fn parse(text: &str, whole: &LayerSizes) -> Option<LatencyTable> {
+        let table: LatencyTable = serde_json::from_str(text).ok()?;
         let sound = table.granularity == matrix::PANEL
             && (0.0..1e9).contains(&table.rest_milliseconds)
             && table.feed_forward.sound(whole.feed_forward)

@@ -33,7 +33,7 @@ fn the_defaults_close_by_a_budget() {
     assert_eq!(recipe.objective, Some(ByName(Objective::Budget)));
     assert_eq!(recipe.closings().unwrap().budget.to_string(), "params=0.6");
     assert_eq!((recipe.penalty(), recipe.gate_settings()), (None, GateSettings::Direct));
-    assert_eq!((recipe.gate_learning_rate, recipe.head_learning_rate, *recipe.schedule), (5e-3, 1e-3, Shape::Linear));
+    assert_eq!((recipe.gate_learning_rate, recipe.head_learning_rate, *recipe.schedule), (5e-3, 5e-4, Shape::Linear));
 }
 
 #[test]

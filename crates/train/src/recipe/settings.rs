@@ -183,10 +183,10 @@ settings! { context =>
     "Optimization" {
         /// Learning rate of gates [default: 0.005; objective paper 0.001]
         (long, value_name = "RATE") gate_learning_rate: [f64] = context.by_objective(5e-3, 1e-3);
-        /// Learning rate of the gated layers' biases [default: 0.001; full 0.00002]
-        (long, value_name = "RATE") bias_learning_rate: [f64] = context.pick(1e-3, 1e-3, 2e-5);
-        /// Learning rate of the head [default: 0.001; full 0.00002]
-        (long, value_name = "RATE") head_learning_rate: [f64] = context.pick(1e-3, 1e-3, 2e-5);
+        /// Learning rate of the gated layers' biases [default: 0.0005; objective paper and bitfit 0.001, full 0.00002]
+        (long, value_name = "RATE") bias_learning_rate: [f64] = context.beside_gates();
+        /// Learning rate of the head [default: 0.0005; objective paper and bitfit 0.001, full 0.00002]
+        (long, value_name = "RATE") head_learning_rate: [f64] = context.beside_gates();
         /// Learning rate of everything else, method full only [default: 0.00002]
         (long, value_name = "RATE") weight_learning_rate: [f64] = 2e-5;
         /// How learning rates move after the warm-up: constant, linear or cosine, anew for each stop of a budget
@@ -249,6 +249,11 @@ impl Context {
     /// A default that differs under the paper's objective.
     fn by_objective<T>(&self, other: T, paper: T) -> T {
         if self.objective == Some(Objective::Paper) { paper } else { other }
+    }
+
+    /// The learning rate of what trains besides gates and weights.
+    fn beside_gates(&self) -> f64 {
+        self.pick(self.by_objective(5e-4, 1e-3), 1e-3, 2e-5)
     }
 
     /// A default that depends on the method.

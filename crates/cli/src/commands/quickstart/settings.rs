@@ -44,8 +44,6 @@ fn common() -> PartialRecipe {
         epochs: Some(3.0),
         max_length: Some(128),
         batch_size: Some(16),
-        bias_learning_rate: Some(1e-3),
-        head_learning_rate: Some(1e-3),
         seed: Some(42),
         ..PartialRecipe::default()
     }
