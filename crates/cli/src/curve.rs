@@ -47,6 +47,8 @@ impl Curve {
         let (left, right, top, bottom) = MARGINS;
         let scores: Vec<f64> = self.points.iter().map(|point| point.score).filter(|score| score.is_finite()).collect();
         let ticks = ticks(&scores);
+        let step = if ticks.len() > 1 { ticks[1] - ticks[0] } else { 1.0 };
+        let places = (-step.log10().floor()).clamp(0.0, 9.0) as usize;
         let (low, high) = (ticks.first().copied().unwrap_or(0.0), ticks.last().copied().unwrap_or(1.0));
         let x = |removed: f64| left + removed * (width - left - right);
         let y = |score: f64| height - bottom - (score - low) / (high - low) * (height - top - bottom);
@@ -68,7 +70,7 @@ impl Curve {
         }
         for &tick in &ticks {
             svg.push_str(&line(left, y(tick), width - right, y(tick), "#dddddd"));
-            svg.push_str(&text(left - 8.0, y(tick) + 4.0, "end", &format!("{tick:.3}")));
+            svg.push_str(&text(left - 8.0, y(tick) + 4.0, "end", &format!("{tick:.places$}")));
         }
         svg.push_str(&text(x(0.5), height - 10.0, "middle", "removed"));
         let shown: Vec<&Point> = self.points.iter().filter(|point| point.score.is_finite()).collect();

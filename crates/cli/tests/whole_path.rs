@@ -107,7 +107,7 @@ fn a_budget_leaves_a_compact_model_at_every_stop_and_their_curve() {
     assert!(!place.path("run").exists());
 
     let trained = with("params=0.8,0.4", &[]).exits(0);
-    trained.says("stops/params-0.8, of which");
+    trained.says("stops/params-0.8: ");
     trained.says("curve.json");
     let curve: Value = serde_json::from_str(&std::fs::read_to_string(place.path("run/curve.json")).unwrap()).unwrap();
     let points = curve["points"].as_array().unwrap();

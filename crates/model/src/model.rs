@@ -138,6 +138,9 @@ impl Model {
         let Workspace { mut embedding, mut encoder, mut head, .. } = Workspace::default();
         let input = encoder.input(batch.tokens_count() * self.embeddings.width());
         self.embeddings.forward(batch, &mut embedding, None, false, input);
+        if let Some(bias) = &self.encoder.relative_bias {
+            bias.table(batch.longest());
+        }
         Ok(self.head.forward(input, &batch.offsets, None, &mut head))
     }
 

@@ -3,8 +3,9 @@
 use finegates_checkpoint::config::Config;
 use finegates_kernels::random;
 
-use crate::attention::{Attention, AttentionSaved, Pass};
+use crate::attention::{Attention, AttentionSaved, Pass, RelativeBias};
 use crate::encoder::Layer;
+use crate::family::Description;
 use crate::feed_forward::{FeedForward, FeedForwardSaved};
 use crate::load::{activation, heads};
 use crate::norm::Norm;
@@ -40,6 +41,8 @@ pub struct SampleStack {
     input: Vec<f32>,
     x: Vec<f32>,
     middle: Vec<f32>,
+    /// Relative position bias and its longest distance, in families that have one.
+    position_bias: Option<(Vec<f32>, usize)>,
 }
 
 impl SampleStack {
@@ -55,14 +58,20 @@ impl SampleStack {
             offsets: (0..=sequences).map(|sequence| sequence * tokens).collect(),
             x: input.clone(),
             middle: input.clone(),
+            position_bias: Description::of(config).relative_bias.map(|_| {
+                let shape = [config.relative_attention_buckets, config.heads];
+                let weight = Parameter::frozen("bias", Group::Embedding, &shape, vec![0.0; shape[0] * shape[1]]);
+                (RelativeBias { weight }.table(tokens), tokens)
+            }),
             input,
         }
     }
 
     /// One pass through all layers.
     pub fn run(&mut self) {
-        let Self { layers, attention, feed_forward, offsets, input, x, middle } = self;
-        let pass = Pass { offsets, position_bias: None, dropout_key: None, training: false };
+        let Self { layers, attention, feed_forward, offsets, input, x, middle, position_bias } = self;
+        let position_bias = position_bias.as_ref().map(|(table, longest)| (table.as_slice(), *longest));
+        let pass = Pass { offsets, position_bias, dropout_key: None, training: false };
         x.copy_from_slice(input);
         for (number, layer) in layers.iter().enumerate() {
             layer.attention.forward(x, number, &pass, attention, middle);

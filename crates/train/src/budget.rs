@@ -115,12 +115,12 @@ fn pass_size(text: &str) -> Result<(usize, usize), String> {
 fn amount_of(text: &str, measure: Measure) -> Result<Amount, String> {
     let latency = matches!(measure, Measure::Latency { .. });
     if let Some(milliseconds) = text.strip_suffix("ms").filter(|_| latency) {
-        let value = milliseconds.trim().parse::<f64>().ok().filter(|value| value.is_finite() && *value > 0.0);
+        let value = milliseconds.trim().parse::<f64>().ok().filter(|value| (1e-6..1e9).contains(value));
         return value
             .map(Amount::Milliseconds)
             .ok_or_else(|| format!("expected a time above 0 as 3ms, found {text:?}"));
     }
-    let value = text.parse::<f64>().ok().filter(|value| *value > 0.0 && *value <= 1.0);
+    let value = text.parse::<f64>().ok().filter(|value| (1e-6..=1.0).contains(value));
     let expected =
         if latency { "a share above 0 and at most 1, or a time as 3ms" } else { "a share above 0 and at most 1" };
     value.map(Amount::Share).ok_or_else(|| format!("expected {expected}, found {text:?}"))
@@ -249,6 +249,8 @@ mod tests {
             ("params=0.4@1x32", "only a latency"),
             ("latency=3ms,0.5", "all amounts as shares or all in ms"),
             ("latency=-1ms", "a time above 0"),
+            ("latency=1e260ms", "a time above 0"),
+            ("params=1e-250", "a share above 0"),
             ("latency=3ms@32", "sequences x tokens"),
             ("latency=3ms@0x32", "sequences x tokens"),
             ("latency=3ms@65536x512", "at most 65536 tokens"),

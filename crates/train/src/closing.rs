@@ -15,6 +15,9 @@ use crate::recipe::Closings;
 /// Groups of fewer granules than this keep the sizes they come to: rounding would change too much of them.
 const ROUNDED_GROUP: usize = 4;
 
+/// What a unit counts to save at least, of the whole: a kind that saves nothing comes last.
+const LEAST_SAVING: f64 = 1e-12;
+
 /// The state of closing in a run.
 #[derive(Clone, Debug)]
 pub struct Closing {
@@ -24,7 +27,7 @@ pub struct Closing {
     whole: f64,
     stops: Vec<Stop>,
     decay: f32,
-    /// Running mean of each unit's importance, not yet corrected for its start at 0.
+    /// Running mean of each unit's importance. That it starts at 0 makes no difference to the ranking.
     importance: Vec<f32>,
     open: Vec<bool>,
     /// What closing a unit alone would save, of the whole model.
@@ -62,12 +65,14 @@ impl Closing {
             groups,
             live,
         };
-        // Times are no smooth function of sizes: what a unit saves is taken from its whole group.
+        // Times are no smooth function of sizes: what a unit saves is taken from most of its group. Not from all of it, for
+        // where none is left other things go too.
         for group in closing.groups.clone() {
             let mut open = closing.open.clone();
-            group.iter().for_each(|&unit| open[unit] = false);
+            let kept = closing.cost.granularity().min(group.len() / 2);
+            group[kept..].iter().for_each(|&unit| open[unit] = false);
             let left = closing.cost.of(&closing.wiring, &closing.live_of(&open));
-            let saving = (whole - left) / group.len() as f64;
+            let saving = ((whole - left) / (group.len() - kept) as f64).max(whole * LEAST_SAVING);
             group.iter().for_each(|&unit| closing.saving[unit] = saving);
         }
         closing
@@ -94,15 +99,16 @@ impl Closing {
         if let Some((&amount, (_, last))) = budget.stops.last().zip(shares.last())
             && *last < least
         {
-            let unit = if let Amount::Share(_) = amount { 1.0 } else { whole };
-            return Err(Error::OutOfReach { budget: budget.to_string(), least: least * unit, whole: unit });
+            let (whole, unit) = if let Amount::Share(_) = amount { (1.0, "") } else { (whole, " ms") };
+            return Err(Error::OutOfReach { budget: budget.to_string(), least: least * whole, whole, unit });
         }
         Ok(closing)
     }
 
-    /// Whether the last amount of the budget is met.
-    pub fn met(&self) -> bool {
-        self.stops.last().is_none_or(|stop| self.cost.of(&self.wiring, &self.live) <= stop.to * self.whole)
+    /// Whether the last stop is under way after so many steps and its amount met.
+    pub fn met(&self, steps: u64) -> bool {
+        let met = |stop: &Stop| steps > stop.begin && self.cost.of(&self.wiring, &self.live) <= stop.to * self.whole;
+        self.stops.last().is_none_or(met)
     }
 
     /// How the cost follows from what lives.
@@ -127,7 +133,7 @@ impl Closing {
 
     /// The share of the cost that is left.
     pub fn left(&self) -> f64 {
-        self.cost.of(&self.wiring, &self.live) / self.whole
+        if self.whole > 0.0 { self.cost.of(&self.wiring, &self.live) / self.whole } else { 1.0 }
     }
 
     /// Running means of importance, one a unit: what a resumed run needs to know.
@@ -164,7 +170,7 @@ impl Closing {
             });
             let mean = products.sum::<f32>() / unit.slots.len() as f32;
             let now = self.decay * *importance + (1.0 - self.decay) * mean;
-            // A gradient that is not finite ends the run; what is saved then is as it was before.
+            // The square of a finite gradient may be too large for 32 bits.
             if now.is_finite() {
                 *importance = now;
             }

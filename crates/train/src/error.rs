@@ -106,7 +106,7 @@ pub enum Error {
     },
     /// A budget cannot be met by any closing.
     #[error(
-        "budget: {budget} cannot be met: with every unit closed {least:.3} of {whole:.3} are left; ask for more than that"
+        "budget: {budget} cannot be met: with every unit closed {least:.4}{unit} of {whole:.4}{unit} are left; ask for more than that"
     )]
     OutOfReach {
         /// The budget.
@@ -115,6 +115,8 @@ pub enum Error {
         least: f64,
         /// What the whole model takes.
         whole: f64,
+        /// What both are counted in, after a space; empty for shares.
+        unit: &'static str,
     },
     /// The saved state cannot be used.
     #[error("{}: {problem}", path.display())]

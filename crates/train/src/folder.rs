@@ -154,9 +154,13 @@ impl RunFolder {
     fn clear(&self) -> Result<(), Error> {
         let budget = PartialRecipe::read(&self.recipe()).ok().and_then(|recipe| recipe.budget);
         for name in budget.iter().flat_map(|budget| budget.stops.iter().map(|&amount| budget.stop_name(amount))) {
-            for folder in ["stops", COMPACT] {
+            for (folder, sign) in [("stops", "adapter_config.json"), (COMPACT, "compression.json")] {
                 let folder = self.path.join(folder);
-                remove(&folder.join(&name))?;
+                let made = folder.join(&name);
+                // Whatever else lies there under that name is somebody's.
+                if made.join(sign).is_file() {
+                    remove(&made)?;
+                }
                 // Goes if nothing else is in it.
                 let _ = std::fs::remove_dir(folder);
             }
@@ -204,7 +208,7 @@ fn fresh(path: &Path) -> Result<bool, Error> {
         let (name, inner) = (entry.file_name(), entry.path());
         let left_over = match name.to_str() {
             Some("state") => !inner.join(STATE_FILE).exists(),
-            Some("latency.json") => true,
+            Some("latency.json") => path.join("recipe.toml").is_file(),
             Some("metrics.jsonl") => std::fs::metadata(&inner).is_ok_and(|metadata| metadata.len() == 0),
             Some("recipe.toml") => {
                 read_text(&inner, SETTINGS_LIMIT_BYTES).is_ok_and(|text| text.starts_with(RECIPE_TITLE))
@@ -247,6 +251,15 @@ impl ModelWriter {
             adapter_config: adapter_config(recipe, model),
             tokenizer_files: tokenizer.files(),
         }
+    }
+
+    /// Writes the model into `folder` in place of whatever is there.
+    ///
+    /// # Errors
+    /// As [`ModelWriter::write`].
+    pub fn write_anew(&self, model: &Model, folder: &Path) -> Result<(), Error> {
+        remove(folder)?;
+        self.write(model, folder)
     }
 
     /// Writes the model into `folder`. The folder appears with everything in it; in one that is there, only the tensors are replaced.

@@ -16,9 +16,9 @@ use crate::budget::Live;
 use crate::error::Error;
 
 /// Changes whenever the kernels or the way of measuring do: older tables are then measured anew.
-const FORMAT_VERSION: u32 = 3;
+const FORMAT_VERSION: u32 = 4;
 /// Rounds over all sizes. Noise then falls on all of them, and not on one.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 /// How often a size runs in a round at least, and how long, in milliseconds.
 const LEAST: (usize, f64) = (3, 6.0);
 /// About how many sizes a curve has.
@@ -38,21 +38,36 @@ pub struct Curve {
 impl Curve {
     /// At multiples of what products are cut into, up to `whole`; times are still to come.
     fn up_to(whole: usize) -> Curve {
-        let step = whole.div_ceil(POINTS).next_multiple_of(matrix::PANEL);
+        let step = rounded(whole.div_ceil(POINTS), whole).max(1);
         let mut sizes: Vec<usize> = (0..whole).step_by(step).collect();
-        sizes.push(whole);
+        sizes.extend([rounded(1, whole), whole]);
+        sizes.sort_unstable();
+        sizes.dedup();
         Curve { sizes, milliseconds: Vec::new() }
     }
 
-    /// More units never count as faster.
+    /// More units never count as faster: the rising curve that is nearest to the times by least squares.
     fn straighten(&mut self) {
-        for at in (1..self.milliseconds.len()).rev() {
-            self.milliseconds[at - 1] = self.milliseconds[at - 1].min(self.milliseconds[at]);
+        let mut pools: Vec<(f64, usize)> = Vec::new();
+        for &time in &self.milliseconds {
+            pools.push((time, 1));
+            while let [.., (before, many), (last, few)] = pools[..]
+                && before > last
+            {
+                let together = many + few;
+                let mean = (before * many as f64 + last * few as f64) / together as f64;
+                pools.truncate(pools.len() - 2);
+                pools.push((mean, together));
+            }
         }
+        self.milliseconds = pools.into_iter().flat_map(|(time, many)| std::iter::repeat_n(time, many)).collect();
     }
 
-    /// The time at a size.
+    /// The time at a size. Without any unit other things go too, so nothing lies between none and the first size.
     pub fn at(&self, size: usize) -> f64 {
+        if size > 0 && self.sizes.len() > 1 && size < self.sizes[1] {
+            return self.milliseconds[1];
+        }
         let next = self.sizes.partition_point(|&measured| measured < size);
         match (next, self.sizes.get(next)) {
             (_, Some(&measured)) if measured == size => self.milliseconds[next],
@@ -182,7 +197,11 @@ impl LatencyTable {
             })
             .collect();
         let times = &self.together.milliseconds;
-        let Some(step) = (1..=STEPS).rev().find(|&step| saved <= sums[step - 1]) else { return times[0] };
+        if saved >= sums[0] {
+            return times[0];
+        }
+        // As of a curve: nothing lies between none and the first step.
+        let Some(step) = (2..=STEPS).rev().find(|&step| saved <= sums[step - 1]) else { return times[1] };
         let span = sums[step - 1] - sums[step];
         let share = if span > 0.0 { ((saved - sums[step]) / span).clamp(0.0, 1.0) } else { 0.0 };
         times[step] * (1.0 - share) + times[step - 1] * share
@@ -221,27 +240,34 @@ impl LatencyTable {
             }
             measure(&mut times[sizes.len()], || drop(model.forward_outside_layers(&batch)));
         }
-        let mut medians = times.into_iter().map(median);
+        let mut typical = times.into_iter().map(lower_quartile);
         for curve in [&mut table.feed_forward, &mut table.value, &mut table.query_key, &mut table.together] {
-            curve.milliseconds = medians.by_ref().take(curve.sizes.len()).collect();
+            curve.milliseconds = typical.by_ref().take(curve.sizes.len()).collect();
         }
-        table.rest_milliseconds = medians.next().unwrap_or(0.0);
-        // The whole model stands at the end of every curve: one time for it, the median of all.
+        table.rest_milliseconds = typical.next().unwrap_or(0.0);
+        // The whole model stands at the end of every curve: one time for it, the mean of all, which no size exceeds.
         let curves = [&mut table.feed_forward, &mut table.value, &mut table.query_key, &mut table.together];
-        let whole = median(curves.iter().filter_map(|curve| curve.milliseconds.last().copied()).collect());
+        let wholes: Vec<f64> = curves.iter().filter_map(|curve| curve.milliseconds.last().copied()).collect();
+        let whole = wholes.iter().sum::<f64>() / wholes.len() as f64;
         for curve in curves {
+            curve.straighten();
+            curve.milliseconds.iter_mut().for_each(|time| *time = time.min(whole));
             if let Some(last) = curve.milliseconds.last_mut() {
                 *last = whole;
             }
-            curve.straighten();
         }
         Ok(table)
     }
 }
 
-/// So many steps' share of `whole` units, in whole panels where there are several.
+/// A size in whole panels, where there are several.
+fn rounded(size: usize, whole: usize) -> usize {
+    if whole < 4 * matrix::PANEL { size } else { size.next_multiple_of(matrix::PANEL).min(whole) }
+}
+
+/// So many steps' share of `whole` units.
 fn part(whole: usize, step: usize) -> usize {
-    (whole * step / STEPS).next_multiple_of(matrix::PANEL).min(whole) * usize::from(step > 0)
+    rounded((whole * step).div_ceil(STEPS), whole)
 }
 
 fn file_name(config: &Config, sequences: usize, tokens: usize) -> String {
@@ -267,9 +293,10 @@ fn measure(times: &mut Vec<f64>, mut work: impl FnMut()) {
     }
 }
 
-fn median(mut times: Vec<f64>) -> f64 {
+/// What a quarter of the times lie below: whatever else a machine does only adds.
+fn lower_quartile(mut times: Vec<f64>) -> f64 {
     times.sort_unstable_by(f64::total_cmp);
-    times[times.len() / 2]
+    times[times.len() / 4]
 }
 
 #[cfg(test)]
@@ -279,7 +306,7 @@ mod tests {
     #[test]
     fn times_between_measured_sizes_lie_on_straight_lines() {
         let curve = Curve { sizes: vec![0, 32, 96], milliseconds: vec![1.0, 2.0, 6.0] };
-        for (size, expected) in [(0, 1.0), (16, 1.5), (32, 2.0), (64, 4.0), (96, 6.0), (97, 6.0)] {
+        for (size, expected) in [(0, 1.0), (1, 2.0), (16, 2.0), (32, 2.0), (64, 4.0), (96, 6.0), (97, 6.0)] {
             assert!((curve.at(size) - expected).abs() < 1e-12, "{size}: {}", curve.at(size));
         }
     }
@@ -288,27 +315,33 @@ mod tests {
     fn more_units_never_count_as_faster() {
         let mut curve = Curve { sizes: vec![0, 32, 64, 96], milliseconds: vec![1.0, 5.0, 2.0, 3.0] };
         curve.straighten();
-        assert_eq!(curve.milliseconds, [1.0, 2.0, 2.0, 3.0]);
+        let mean = 10.0 / 3.0;
+        assert!(
+            curve
+                .milliseconds
+                .iter()
+                .zip([1.0, mean, mean, mean])
+                .all(|(found, expected)| (found - expected).abs() < 1e-12)
+        );
     }
 
     #[test]
     fn savings_add_up_and_are_corrected_along_the_way_all_shrink_together() {
-        let curve = |milliseconds: [f64; 2]| Curve { sizes: vec![0, 64], milliseconds: milliseconds.to_vec() };
-        // By the sum, 16 of 20 would be saved at the end of the way; it is 19, and of the first half of it 10 instead of 8.
-        let times = [1.0, 3.25, 5.5, 7.75, 10.0, 12.5, 15.0, 17.5, 20.0];
+        let curve = |times: [f64; 3]| Curve { sizes: vec![0, 32, 64], milliseconds: times.to_vec() };
+        // Sizes below 128 are eighths as they are: 8, 16, … of 64. By the sum 16 of 20 would be saved with all closed, and 8 with
+        // half or less; it is 19 and 6.
+        let times = [1.0, 14.0, 14.0, 14.0, 14.0, 15.5, 17.0, 18.5, 20.0];
         let table = LatencyTable {
-            feed_forward: curve([12.0, 20.0]),
-            value: curve([15.0, 20.0]),
-            query_key: curve([17.0, 20.0]),
+            feed_forward: curve([12.0, 16.0, 20.0]),
+            value: curve([15.0, 17.5, 20.0]),
+            query_key: curve([17.0, 18.5, 20.0]),
             together: Curve { sizes: (0..=STEPS).collect(), milliseconds: times.to_vec() },
             rest_milliseconds: 0.5,
             granularity: matrix::PANEL,
         };
-        assert_eq!(table.corrected(0.0), 20.0);
-        assert_eq!(table.corrected(16.0), 1.0);
-        assert_eq!(table.corrected(99.0), 1.0, "no less than what always remains");
-        // Sizes go in whole panels, 32 of 64 from the first step on: half of the sum is the fourth step.
-        assert!((table.corrected(8.0) - 10.0).abs() < 1e-12, "{}", table.corrected(8.0));
+        assert_eq!((table.corrected(0.0), table.corrected(4.0)), (20.0, 17.0));
+        assert_eq!((table.corrected(8.0), table.corrected(15.9)), (14.0, 14.0));
+        assert_eq!((table.corrected(16.0), table.corrected(99.0)), (1.0, 1.0), "no less than what always remains");
         let falling: Vec<f64> = (0..=32).map(|half| table.corrected(f64::from(half) / 2.0)).collect();
         assert!(falling.is_sorted_by(|now, then| now >= then), "{falling:?}");
     }

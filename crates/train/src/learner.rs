@@ -79,8 +79,17 @@ impl Learner {
     /// [`Error::NotFinite`] if the gradients are not; the parameters are then as they were, and the gradients dropped. The same if
     /// a parameter is not after the step ([`UPDATED`]); the model is of no use then.
     pub fn update(&mut self, rates: &LearningRates) -> Result<f64, Error> {
+        self.update_and_show(rates, |_| {})
+    }
+
+    /// As [`Learner::update`]; shows the model with its gradients, which are finite, before they are used up.
+    ///
+    /// # Errors
+    /// As [`Learner::update`].
+    pub fn update_and_show(&mut self, rates: &LearningRates, show: impl FnOnce(&Model)) -> Result<f64, Error> {
         let norm = Optimizer::gradient_norm(&mut self.model);
         self.check("gradient", norm)?;
+        show(&self.model);
         match self.optimizer.step(&mut self.model, rates, norm) {
             None => Ok(norm),
             Some(value) => Err(Error::NotFinite {

@@ -73,6 +73,14 @@ pub enum RecipeError {
         /// The setting's.
         other: Objective,
     },
+    /// A setting that closes gates, in a run without any.
+    #[error("{name}: method {method} has no gates to close; leave one of the two out")]
+    NoGates {
+        /// The setting.
+        name: &'static str,
+        /// The run's method.
+        method: Method,
+    },
     /// A value out of its range.
     #[error("{name}: expected {expected}, found {found}")]
     OutOfRange {
@@ -136,7 +144,8 @@ impl PartialRecipe {
     }
 
     /// These settings, and those of `lower` where there are none here. Data named here replace those named below as a whole, so that
-    /// a training file and another data set's folder are never mixed; so does an objective.
+    /// a training file and another data set's folder are never mixed. Another objective or method than below brings its own settings
+    /// and learning rates.
     pub fn over(mut self, mut lower: PartialRecipe) -> PartialRecipe {
         if self.data.is_some() || self.train.is_some() {
             lower.data = None;
@@ -149,6 +158,9 @@ impl PartialRecipe {
         }
         if let Some(objective) = self.said_objective() {
             lower.keep_objective(objective);
+        }
+        if let Some(method) = self.method {
+            lower.keep_method(*method);
         }
         self.fill(lower);
         self

@@ -119,6 +119,13 @@ impl Standing {
                 return Err(format!("an evaluation after {step} steps, at epoch {epoch}, in a run of {}", self.step));
             }
         }
+        for stop in &self.stops {
+            let share = |value: f64| (0.0..=1.0 + 1e-9).contains(&value);
+            let finite = stop.cost.is_finite() && stop.cost >= 0.0 && stop.epoch.is_finite() && stop.epoch >= 0.0;
+            if !share(stop.left) || !share(stop.asked) || !share(stop.removed) || !finite || stop.step > self.step {
+                return Err(format!("stops: {}: numbers that no run can have come to", stop.name));
+            }
+        }
         Ok(())
     }
 }
@@ -169,7 +176,9 @@ pub fn restore(
         let ended = closing.stops().iter().filter(|stop| ended(stop)).count();
         let names = closing.stops().iter().map(|stop| stop.name.as_str());
         let kept: Vec<&str> = standing.stops.iter().map(|stop| stop.name.as_str()).collect();
-        if kept.len() < ended || !kept.iter().copied().eq(names.clone().take(kept.len())) {
+        // A run that ended early has kept its last stop before its time.
+        let kept_early = usize::from(standing.early_stopped && ended < closing.stops().len());
+        if kept.len() != ended + kept_early || !kept.iter().copied().eq(names.clone().take(kept.len())) {
             let (expected, found) = (names.take(ended).collect::<Vec<_>>().join(", "), kept.join(", "));
             return Err(broken(path, format!("stops: expected {expected}, found {found}")));
         }

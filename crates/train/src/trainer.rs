@@ -242,12 +242,11 @@ impl<'a> Trainer<'a> {
             sequences += batch.sequences();
             tokens += batch.tokens_count();
         }
-        if let Some(closing) = &mut self.closing {
-            closing.observe(&self.learner.model);
-        }
         let stops = self.closing.as_ref().map_or(&[][..], Closing::stops);
         let rates = self.rates.scaled(self.plan.rate_share(made + 1, stops));
-        let gradient_norm = self.learner.update(&rates)?;
+        let closing = &mut self.closing;
+        let observe = |model: &Model| closing.iter_mut().for_each(|closing| closing.observe(model));
+        let gradient_norm = self.learner.update_and_show(&rates, observe)?;
         if let Some(closing) = &mut self.closing {
             closing.close(&mut self.learner.model, made + 1);
         }
@@ -353,7 +352,7 @@ impl<'a> Trainer<'a> {
         let Some(closing) = &self.closing else { return Ok(()) };
         let stop = &closing.stops()[number];
         let folder = self.folder.stop(&stop.name);
-        self.writer.write(&self.learner.model, &folder)?;
+        self.writer.write_anew(&self.learner.model, &folder)?;
         let kept = StopRecord {
             name: stop.name.clone(),
             asked: stop.to,
@@ -372,7 +371,7 @@ impl<'a> Trainer<'a> {
 
     /// Whether enough is removed for a model to be the run's best.
     fn enough_removed(&self, removed: f64) -> bool {
-        let met = self.closing.as_ref().is_none_or(|closing| closing.met());
+        let met = self.closing.as_ref().is_none_or(|closing| closing.met(self.standing.step));
         *self.recipe.method != Method::Gates || met && removed >= self.recipe.best_min_removed
     }
 

@@ -114,9 +114,11 @@ fn units_close_whole() {
     assert!(values.iter().any(|&value| value > 1.0) && values.iter().any(|&value| value < 1.0 && value != 0.0));
 }
 
-/// As many milliseconds as the sum of the kinds' savings: of sizes below a panel, every step but the first has all units.
-fn together(whole: f64) -> Curve {
-    Curve { sizes: (0..=8).collect(), milliseconds: (0..=8).map(|step| if step == 0 { 0.0 } else { whole }).collect() }
+/// What all kinds take together where their savings just add up: `(milliseconds, units)` each, at every eighth.
+fn together(kinds: &[(f64, usize)]) -> Curve {
+    let left = |step: usize, size: usize| (size * step).div_ceil(8) as f64 / size as f64;
+    let at = |step| kinds.iter().map(|&(milliseconds, size)| milliseconds * left(step, size)).sum();
+    Curve { sizes: (0..=8).collect(), milliseconds: (0..=8).map(at).collect() }
 }
 
 #[test]
@@ -127,14 +129,16 @@ fn the_least_important_units_close_first_and_stay_closed() {
     let units = Units::of(&wiring);
     let stop = Stop { name: "half".to_owned(), begin: 0, met: 10, end: 20, from: 1.0, to: 0.5 };
     // Query and key dimensions save much less time than the others, so they are worth more for the same importance.
-    let straight =
-        |milliseconds: f64, size: usize| Curve { sizes: vec![0, size], milliseconds: vec![0.0, milliseconds] };
+    let straight = |milliseconds: f64, size: usize| Curve {
+        sizes: (0..=size).collect(),
+        milliseconds: (0..=size).map(|at| milliseconds * at as f64 / size as f64).collect(),
+    };
     let config = model.config();
     let cost = Cost::Latency(LatencyTable {
         feed_forward: straight(10.0, config.feed_forward),
         value: straight(10.0, config.hidden),
         query_key: straight(1.0, config.hidden),
-        together: together(21.0),
+        together: together(&[(10.0, config.feed_forward), (10.0, config.hidden), (1.0, config.hidden)]),
         granularity: 1,
         ..LatencyTable::default()
     });
@@ -206,7 +210,7 @@ fn the_least_important_units_close_first_and_stay_closed() {
         assert!(dearest <= cheapest * (1.0 + 1e-4), "step {step}: closed {dearest}, kept {cheapest}");
         before = open;
     }
-    assert!(closing.met());
+    assert!(closing.met(20));
 }
 
 #[test]
@@ -262,12 +266,15 @@ fn sizes_are_rounded_to_what_runs_well_and_no_group_vanishes_by_it() {
     let mut model = gated(&workshop);
     let wiring = model.wiring().clone();
     let config = model.config().clone();
-    let curve = |size: usize| Curve { sizes: vec![0, size], milliseconds: vec![0.0, 10.0] };
+    let curve = |size: usize| Curve {
+        sizes: (0..=size).collect(),
+        milliseconds: (0..=size).map(|at| 10.0 * at as f64 / size as f64).collect(),
+    };
     let table = LatencyTable {
         feed_forward: curve(config.feed_forward),
         value: curve(config.hidden),
         query_key: curve(config.hidden),
-        together: together(30.0),
+        together: together(&[(10.0, config.feed_forward), (10.0, config.hidden), (10.0, config.hidden)]),
         granularity: 4,
         ..LatencyTable::default()
     };
@@ -288,7 +295,7 @@ fn sizes_are_rounded_to_what_runs_well_and_no_group_vanishes_by_it() {
             }
         }
     }
-    assert!(closing.met());
+    assert!(closing.met(30));
 }
 
 #[test]
@@ -310,6 +317,36 @@ fn patience_ends_a_run_only_after_its_budget_and_keeps_the_last_stop() {
     assert!(summary.stops[1].left <= 0.5 && workshop.path("run/stops/params-0.5/adapter_model.safetensors").exists());
     let again = workshop.run(PartialRecipe::default(), "run", Mode::Resume).unwrap();
     assert_eq!(again.stops, summary.stops);
+    // Amounts so near that the first stop meets the second: patience waits for the last stop all the same.
+    for patience in [1, 3, 5] {
+        let near = PartialRecipe {
+            epochs: Some(20.0),
+            early_stopping: Some(patience),
+            gate_learning_rate: Some(0.0),
+            bias_learning_rate: Some(0.0),
+            head_learning_rate: Some(0.0),
+            ..with_budget(&workshop, "params=0.51,0.509")
+        };
+        let name = format!("near-{patience}");
+        let summary = workshop.run(near, &name, Mode::New).unwrap();
+        assert_eq!(summary.stops.len(), 2, "{summary:?}");
+        assert_eq!(workshop.run(PartialRecipe::default(), &name, Mode::Resume).unwrap().stops, summary.stops);
+    }
+}
+
+#[test]
+fn overwriting_removes_the_stops_of_the_run_and_nothing_else() {
+    let workshop = Workshop::new("bert", 40, true);
+    workshop.run(with_budget(&workshop, "params=0.8,0.5"), "run", Mode::New).unwrap();
+    let (made, mine) = (workshop.path("run/compact/params-0.8"), workshop.path("run/compact/params-0.5"));
+    for (folder, file) in [(&made, "compression.json"), (&mine, "thesis.txt")] {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join(file), "{}").unwrap();
+    }
+    workshop.run(with_budget(&workshop, "params=0.6"), "run", Mode::Overwrite).unwrap();
+    assert!(!made.exists() && mine.join("thesis.txt").exists());
+    let kept = std::fs::read_dir(workshop.path("run/stops")).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(kept.collect::<Vec<_>>(), ["params-0.6"]);
 }
 
 #[test]
@@ -336,4 +373,7 @@ fn a_gate_that_training_makes_zero_is_not_closed_by_it() {
     for stop in summary.stops {
         assert!((stop.left - (1.0 - stop.removed)).abs() < 1e-12, "{stop:?}");
     }
+    let adapter = Adapter::read(&workshop.path("run/adapter")).unwrap();
+    let mut values = adapter.gated_modules().flat_map(|path| adapter.gates(path).unwrap().rows.to_vec());
+    assert!(values.any(|value| value != 0.0 && value.abs() < 0.5), "gates have moved far");
 }

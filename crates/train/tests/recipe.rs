@@ -70,6 +70,13 @@ fn a_setting_of_the_paper_means_the_papers_objective() {
     assert_eq!((budget.penalty(), budget.closings().unwrap().budget.to_string()), (None, "params=0.5".to_owned()));
     let paper = over("objective = \"paper\"", "budget = \"params=0.5\"\nadapt_ratio = 0.5");
     assert_eq!((paper.budget, paper.target_sparsity), (None, Some(0.4)));
+    // So does another method, with the rates that were the first one's.
+    let bitfit = over("method = \"bitfit\"", "budget = \"params=0.5\"\nhead_learning_rate = 0.0005");
+    assert_eq!((bitfit.budget, bitfit.head_learning_rate), (None, 1e-3));
+    assert_eq!(
+        refused("method = \"bitfit\"\nbudget = \"params=0.5\""),
+        "budget: method bitfit has no gates to close; leave one of the two out"
+    );
     let kept = over("seed = 1", "budget = \"params=0.5\"\nadapt_ratio = 0.5");
     assert_eq!(kept.adapt_ratio, Some(0.5));
 }

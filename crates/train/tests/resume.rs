@@ -168,30 +168,50 @@ fn a_resumed_run_counts_times_by_the_table_it_began_with() {
     workshop.run(PartialRecipe::default(), "run", Mode::Resume).unwrap();
 }
 
+/// Writes a run's state anew with another text and first importance.
+fn rewrite_state(workshop: &Workshop, run: &str, text: &dyn Fn(String) -> String, importance: Option<f32>) {
+    let path = workshop.path(run).join("state/state.safetensors");
+    let file = TensorFile::open_file(&path).unwrap();
+    let names: Vec<String> = file.names().map(str::to_owned).collect();
+    let tensors: Vec<(String, Vec<f32>)> = names
+        .into_iter()
+        .map(|name| {
+            let length = file.shape(&name).unwrap()[0];
+            let mut data = file.read(&name, &[length]).unwrap();
+            if let Some(importance) = importance.filter(|_| name == "closing/importance") {
+                data[0] = importance;
+            }
+            (name, data)
+        })
+        .collect();
+    let tensors: Vec<_> =
+        tensors.iter().map(|(name, data)| TensorToWrite::f32(name.as_str(), vec![data.len()], data)).collect();
+    let metadata = file.metadata().iter().map(|(key, found)| (key.clone(), text(found.clone()))).collect();
+    write_tensors(&path, &tensors, &metadata).unwrap();
+}
+
+#[test]
+fn a_state_of_format_version_2_is_resumed() {
+    let workshop = Workshop::new("bert", 40, true);
+    workshop.run(busy(&workshop), "whole", Mode::New).unwrap();
+    let stop = |event: &Event<'_>| matches!(event, Event::Step(record) if record.step == 5);
+    workshop.run_until(busy(&workshop), "run", Mode::New, stop).unwrap();
+    let older = |text: String| {
+        assert!(text.contains("\"format_version\":3") && text.contains("\"stops\":[],"), "{text}");
+        text.replace("\"format_version\":3", "\"format_version\":2").replace("\"stops\":[],", "")
+    };
+    rewrite_state(&workshop, "run", &older, None);
+    workshop.run(PartialRecipe::default(), "run", Mode::Resume).unwrap();
+    assert_same(&workshop.result("run"), &workshop.result("whole"), "resumed");
+}
+
 #[test]
 fn a_state_with_stops_or_importance_that_cannot_be_is_refused() {
     let workshop = Workshop::new("bert", 40, true);
     workshop.run(budget(&workshop, "params=0.8,0.4"), "run", Mode::New).unwrap();
-    let path = workshop.path("run/state/state.safetensors");
-    let file = TensorFile::open_file(&path).unwrap();
-    let refuses = |metadata: &dyn Fn(String) -> String, importance: f32, words: &str| {
-        let names: Vec<String> = file.names().map(str::to_owned).collect();
-        let tensors: Vec<(String, Vec<f32>)> = names
-            .into_iter()
-            .map(|name| {
-                let length = file.shape(&name).unwrap()[0];
-                let mut data = file.read(&name, &[length]).unwrap();
-                if name == "closing/importance" {
-                    data[0] = importance;
-                }
-                (name, data)
-            })
-            .collect();
-        let tensors: Vec<_> =
-            tensors.iter().map(|(name, data)| TensorToWrite::f32(name.as_str(), vec![data.len()], data)).collect();
-        let metadata = file.metadata().iter().map(|(key, text)| (key.clone(), metadata(text.clone()))).collect();
+    let refuses = |text: &dyn Fn(String) -> String, importance: f32, words: &str| {
         workshop.copy("run", "broken");
-        write_tensors(&workshop.path("broken/state/state.safetensors"), &tensors, &metadata).unwrap();
+        rewrite_state(&workshop, "broken", text, Some(importance));
         let refused = workshop.run(PartialRecipe::default(), "broken", Mode::Resume).unwrap_err().to_string();
         assert!(refused.contains(words), "{refused}");
         std::fs::remove_dir_all(workshop.path("broken")).unwrap();

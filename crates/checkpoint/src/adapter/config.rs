@@ -95,7 +95,7 @@ impl AdapterConfig {
                 let found = found.map_or("nothing".to_owned(), |value| shorten(&value.to_string()));
                 return Err(fields.wrong(
                     "peft_type",
-                    &format!("{PEFT_TYPE}, for adapters of other methods are not read"),
+                    &format!("{PEFT_TYPE} or {VALUES_TYPE}, for adapters of other methods are not read"),
                     found,
                 ));
             }

@@ -80,11 +80,11 @@ fn an_adapter_that_cannot_be_is_refused() {
     for (config, expected) in [
         (
             r#"{"peft_type": "LORA"}"#,
-            "adapter_config.json: peft_type: expected FINEGATES, for adapters of other methods are not read, found \"LORA\"",
+            "adapter_config.json: peft_type: expected FINEGATES or FINEGATES_VALUES, for adapters of other methods are not read, found \"LORA\"",
         ),
         (
             r#"{}"#,
-            "adapter_config.json: peft_type: expected FINEGATES, for adapters of other methods are not read, found nothing",
+            "adapter_config.json: peft_type: expected FINEGATES or FINEGATES_VALUES, for adapters of other methods are not read, found nothing",
         ),
         (
             r#"{"peft_type": "FINEGATES", "target_sparsity": 1.5}"#,

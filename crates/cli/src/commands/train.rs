@@ -26,7 +26,8 @@ Examples:
   finegates train --model roberta-base --train train.csv --validation dev.csv --output runs/mine
   finegates train --model roberta-base --train all.jsonl --validation-fraction 0.1 \\
       --text body --label topic --output runs/topics
-  finegates train --recipe runs/mine/recipe.toml --target-sparsity 0.6 --output runs/sparser
+  finegates train --recipe runs/mine/recipe.toml --budget params=0.8,0.6,0.4,0.25 --output runs/curve
+  finegates train --recipe runs/mine/recipe.toml --budget latency=3ms@1x32 --output runs/fast
   finegates train --resume runs/mine
 
 Data: CSV, TSV (tabs, no quotes, as GLUE's), JSON lines or Parquet, with a header. Columns are
@@ -35,7 +36,9 @@ numbers. GLUE's folders are read as they are.
 
 The run folder holds recipe.toml (every setting, to pass back with --recipe), metrics.jsonl (a
 line a step and a line an evaluation), best/ and adapter/ (gates, biases and head in PEFT's
-layout, with the tokenizer) and state/ (to resume from). With --method full it holds model/ in
+layout, with the tokenizer) and state/ (to resume from). With a budget it also holds stops/ (an
+adapter for each amount), compact/ (a compact model for each, made at the end), curve.json and
+curve.svg. With --method full it holds model/ in
 place of adapter/, and best/ is a whole checkpoint.
 
 Ctrl-C saves and stops; --resume goes on to the same bits as a run that was never stopped. A
@@ -158,7 +161,14 @@ impl Screen {
             Event::Evaluating { split, done, total } => self.progress.evaluating(split, *done, *total),
             Event::Evaluated(record) => self.print(&evaluation_text(record)),
             Event::Kept { stop, folder } => {
-                self.print(&format!("kept {}, of which {} is left", folder.display(), percent(stop.left)));
+                let milliseconds = stop.name.starts_with("latency").then(|| format!(", {:.3} ms", stop.cost));
+                let milliseconds = milliseconds.unwrap_or_default();
+                let measure = stop.name.split('-').next().unwrap_or_default();
+                self.print(&format!(
+                    "kept {}: {} of {measure} left{milliseconds}",
+                    folder.display(),
+                    percent(stop.left)
+                ));
             }
             _ => {}
         }
@@ -248,8 +258,9 @@ fn closing_text(outcome: &Outcome, folder: &Path) -> String {
     if let Some(best) = &summary.best {
         lines.push(("best", format!("{} at epoch {}", best_metrics(best), short(best.epoch))));
         if !best.eligible {
-            let asked = if summary.budget.is_some() { "the budget asks" } else { "--best-min-removed asks" };
-            lines.push(("", format!("although it removed less than {asked} for: no evaluation so far did")));
+            let asked =
+                if summary.budget.is_some() { "the budget or --best-min-removed" } else { "--best-min-removed" };
+            lines.push(("", format!("although it removed less than {asked} asks for: no evaluation so far did")));
         }
         lines.extend(outcome.best_removal.map(|totals| ("", removed_text(&totals))));
     }

@@ -102,18 +102,36 @@ impl PartialRecipe {
         if self.said_objective() == Some(other) {
             self.clear_objective(other);
             self.objective = None;
-            self.gate_learning_rate = None;
-            self.bias_learning_rate = None;
-            self.head_learning_rate = None;
-            self.schedule = None;
-            self.warmup_ratio = None;
+            self.clear_rates();
         }
+    }
+
+    /// Forgets what belongs to another method than this one, and the settings whose defaults follow from the method.
+    pub(super) fn keep_method(&mut self, method: Method) {
+        if self.method.map_or(Method::Gates, |method| method.0) != method {
+            self.clear_objective(Objective::Budget);
+            self.clear_objective(Objective::Paper);
+            self.objective = None;
+            self.clear_rates();
+        }
+    }
+
+    fn clear_rates(&mut self) {
+        self.gate_learning_rate = None;
+        self.bias_learning_rate = None;
+        self.head_learning_rate = None;
+        self.weight_learning_rate = None;
+        self.schedule = None;
+        self.warmup_ratio = None;
     }
 
     /// Settles the objective and its settings; a method without gates has none.
     pub(super) fn settle_objective(&mut self) -> Result<(), RecipeError> {
-        if self.method.is_some_and(|method| *method != Method::Gates) {
-            self.clear_objective(Objective::Budget);
+        if let Some(method) = self.method.filter(|method| **method != Method::Gates) {
+            if let Some(name) = self.first_of(Objective::Budget) {
+                return Err(RecipeError::NoGates { name, method: method.0 });
+            }
+            // Recipes of earlier versions list the paper's settings whatever the method is.
             self.clear_objective(Objective::Paper);
             self.objective = None;
             return Ok(());
