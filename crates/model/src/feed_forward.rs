@@ -47,10 +47,10 @@ impl FeedForward {
         saved.activated.resize(rows * self.up.output_width(), 0.0);
         if pass.training {
             saved.inner.resize(rows * self.up.output_width(), 0.0);
-            self.up.forward(x, rows, &mut saved.inner, Activation::None, false);
+            self.up.forward(x, rows, &mut saved.inner, Activation::None);
             kernels::activate(self.activation, &saved.inner, &mut saved.activated);
         } else {
-            self.up.forward(x, rows, &mut saved.activated, self.activation, false);
+            self.up.forward(x, rows, &mut saved.activated, self.activation);
         }
         residual_norm(
             &self.down,

@@ -1,6 +1,7 @@
 //! Gates on the rows or columns of a projection: one vector of numbers that train, and the values of this step that follow
 //! from them. Stochastic gates are the paper's (METHOD.md §2); direct gates are their values.
 
+use finegates_checkpoint::adapter::GateForm;
 use finegates_kernels::{gate as kernels, random, reduce};
 
 use crate::parameter::{Group, Parameter};
@@ -115,22 +116,23 @@ impl Gate {
     /// Fresh gates on the `length` rows of a projection: open, and stochastic ones with `θ ~ N(init_mean, init_std²)` as a
     /// pure function of `seed` and their name.
     pub fn fresh_rows(path: &str, length: usize, settings: &GateSettings, seed: u64) -> Self {
-        Self::fresh(rows_name(path), row_values_name(path), length, settings, seed)
+        Self::fresh(path, Side::Row, length, settings, seed)
     }
 
     /// Fresh gates on the `length` columns of a projection, as [`Gate::fresh_rows`].
     pub fn fresh_columns(path: &str, length: usize, settings: &GateSettings, seed: u64) -> Self {
-        Self::fresh(columns_name(path), column_values_name(path), length, settings, seed)
+        Self::fresh(path, Side::Column, length, settings, seed)
     }
 
-    fn fresh(theta_name: String, values_name: String, length: usize, settings: &GateSettings, seed: u64) -> Self {
+    fn fresh(path: &str, side: Side, length: usize, settings: &GateSettings, seed: u64) -> Self {
         match *settings {
             GateSettings::Stochastic { init_mean, init_std, noise_std } => {
+                let name = gates_name(path, side, GateForm::Theta);
                 let mut theta = vec![0.0; length];
-                random::fill_normal(random::derive(seed, &theta_name), init_mean, init_std, &mut theta);
-                Self::stochastic(theta_name, theta, noise_std, true)
+                random::fill_normal(random::derive(seed, &name), init_mean, init_std, &mut theta);
+                Self::stochastic(name, theta, noise_std, true)
             }
-            GateSettings::Direct => Self::direct(values_name, vec![1.0; length], true),
+            GateSettings::Direct => Self::direct(gates_name(path, side, GateForm::Values), vec![1.0; length], true),
         }
     }
 
@@ -287,22 +289,11 @@ impl Gates {
     }
 }
 
-/// Name of θ of a projection's row gates in PEFT's layout.
-pub fn rows_name(path: &str) -> String {
-    format!("{path}.finegates_rows")
-}
-
-/// Name of θ of a projection's column gates in PEFT's layout.
-pub fn columns_name(path: &str) -> String {
-    format!("{path}.finegates_columns")
-}
-
-/// Name of a projection's direct row gates, which PEFT does not know.
-pub fn row_values_name(path: &str) -> String {
-    format!("{path}.finegates_row_values")
-}
-
-/// Name of a projection's direct column gates, which PEFT does not know.
-pub fn column_values_name(path: &str) -> String {
-    format!("{path}.finegates_column_values")
+/// The name of a projection's vector of gates, as adapters have it.
+pub fn gates_name(path: &str, side: Side, form: GateForm) -> String {
+    let suffix = match side {
+        Side::Row => form.rows_suffix(),
+        Side::Column => form.columns_suffix(),
+    };
+    format!("{path}{suffix}")
 }

@@ -50,14 +50,14 @@ impl Head {
             dropout(&mut saved.first, &mask);
         }
         saved.dense.resize(sequences * self.dense.output_width(), 0.0);
-        self.dense.forward(&saved.first, sequences, &mut saved.dense, Activation::None, false);
+        self.dense.forward(&saved.first, sequences, &mut saved.dense, Activation::None);
         saved.activated.resize(saved.dense.len(), 0.0);
         activation::activate(self.activation, &saved.dense, &mut saved.activated);
         if let Some(mask) = self.mask(key, 1) {
             dropout(&mut saved.activated, &mask);
         }
         let mut logits = vec![0.0; sequences * self.output.output_width()];
-        self.output.forward(&saved.activated, sequences, &mut logits, Activation::None, false);
+        self.output.forward(&saved.activated, sequences, &mut logits, Activation::None);
         logits
     }
 

@@ -285,11 +285,11 @@ impl Projection {
         }
     }
 
-    /// `out = activation(y)` or `out += activation(y)` for `rows` tokens.
+    /// `out = activation(y)` for `rows` tokens.
     ///
     /// # Shapes
     /// `x` is `[rows, input_width]`, `out` `[rows, output_width]`. The activation must map 0 to 0.
-    pub fn forward(&self, x: &[f32], rows: usize, out: &mut [f32], activation: Activation, add: bool) {
+    pub fn forward(&self, x: &[f32], rows: usize, out: &mut [f32], activation: Activation) {
         let (input_width, output_width) = (self.input_width(), self.output_width());
         let packed = &self.forward_packed;
         let kept = self.kept.as_ref();
@@ -312,10 +312,11 @@ impl Projection {
             scale = Some(self.row_scale.as_slice());
             bias = self.bias.as_ref().map(|_| self.row_bias.as_slice());
         }
-        if scatter.is_some() && !add {
+        if scatter.is_some() {
             out.fill(0.0);
         }
-        let mut output = Output { data: out, stride: output_width, columns: scatter, bias, scale, activation, add };
+        let mut output =
+            Output { data: out, stride: output_width, columns: scatter, bias, scale, activation, add: false };
         matrix::multiply(&input, &packed.matrix, depth, &mut output);
     }
 

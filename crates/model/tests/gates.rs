@@ -67,6 +67,23 @@ fn noise_has_its_deviation_and_is_a_function_of_key_and_name() {
     assert_eq!(gate.values(), gate.evaluation_values());
 }
 
+#[test]
+fn only_close_closes_a_direct_gate() {
+    let mut gate = Gate::direct("a.finegates_row_values".to_owned(), vec![1.0, 0.5, 0.0, 2.0], true);
+    gate.close(1);
+    // As a step of training might leave them.
+    gate.parameter.value.copy_from_slice(&[0.0, 0.3, 0.2, -1.0]);
+    gate.changed();
+    gate.draw(&GateNoise::None);
+    assert_eq!(gate.open(), [0, 3], "what was closed stays so, and an exact 0 is none");
+    assert!(gate.values()[0] > 0.0 && gate.values()[0] < 1e-5, "{:?}", gate.values());
+    assert_eq!(gate.values()[1..], [0.0, 0.0, -1.0]);
+    gate.parameter.value[3] = 0.0;
+    gate.adopt();
+    gate.changed();
+    assert_eq!(gate.evaluation_values()[3], 0.0, "a saved 0 is closed");
+}
+
 /// Direct gates of any value, negative and above 1 too: the gradient is that of the logits' sum, by central differences.
 #[test]
 fn direct_gates_have_the_gradient_of_finite_differences() {

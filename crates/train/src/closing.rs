@@ -9,11 +9,9 @@ use finegates_model::{Model, Wiring};
 
 use crate::budget::{Amount, Cost, Live};
 use crate::error::Error;
+use crate::latency::ROUNDED_FROM;
 use crate::phases::{Stop, stops};
 use crate::recipe::Closings;
-
-/// Groups of fewer granules than this keep the sizes they come to: rounding would change too much of them.
-const ROUNDED_GROUP: usize = 4;
 
 /// What a unit counts to save at least, of the whole: a kind that saves nothing comes last.
 const LEAST_SAVING: f64 = 1e-12;
@@ -213,7 +211,7 @@ impl Closing {
         if granularity > 1 {
             let mut place = vec![0; open.len()];
             ranking.iter().enumerate().for_each(|(at, &unit)| place[unit] = at);
-            for group in self.groups.iter().filter(|group| group.len() >= ROUNDED_GROUP * granularity) {
+            for group in self.groups.iter().filter(|group| group.len() >= ROUNDED_FROM * granularity) {
                 let mut members: Vec<usize> = group.iter().copied().filter(|&unit| self.open[unit]).collect();
                 let left = members.iter().filter(|&&unit| open[unit]).count();
                 // What is left of a group that is not to vanish does not vanish by rounding.

@@ -23,6 +23,8 @@ const ROUNDS: usize = 5;
 const LEAST: (usize, f64) = (3, 6.0);
 /// About how many sizes a curve has.
 const POINTS: usize = 10;
+/// Groups of fewer granules than this keep the sizes they come to: rounding would change too much of them.
+pub(crate) const ROUNDED_FROM: usize = 4;
 /// Into how many parts the way from nothing to everything is divided.
 const STEPS: usize = 8;
 
@@ -262,7 +264,7 @@ impl LatencyTable {
 
 /// A size in whole panels, where there are several.
 fn rounded(size: usize, whole: usize) -> usize {
-    if whole < 4 * matrix::PANEL { size } else { size.next_multiple_of(matrix::PANEL).min(whole) }
+    if whole < ROUNDED_FROM * matrix::PANEL { size } else { size.next_multiple_of(matrix::PANEL).min(whole) }
 }
 
 /// So many steps' share of `whole` units.

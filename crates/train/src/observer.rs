@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use finegates_model::GateState;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::budget::Measure;
 use crate::optimizer::LearningRates;
 
 /// Something worth showing.
@@ -31,6 +32,8 @@ pub enum Event<'a> {
     Kept {
         /// The stop.
         stop: &'a StopRecord,
+        /// What its numbers are counted in.
+        measure: Measure,
         /// Its folder.
         folder: &'a Path,
     },

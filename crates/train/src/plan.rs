@@ -24,18 +24,6 @@ pub struct Plan {
     pub schedule: Schedule,
 }
 
-impl Plan {
-    /// The share of the learning rates' peaks for a step, counted from 1. Each stop of a budget has the whole schedule to itself: the
-    /// first one with the steps before it and the warm-up, the others from the peak on.
-    pub fn rate_share(&self, step: u64, stops: &[Stop]) -> f64 {
-        let Some(at) = stops.iter().position(|stop| step <= stop.end) else { return self.schedule.share(step) };
-        let begin = if at == 0 { 0 } else { stops[at].begin };
-        let warmup_steps = if at == 0 { self.schedule.warmup_steps.min(stops[0].end / 2) } else { 0 };
-        let schedule = Schedule { warmup_steps, total_steps: stops[at].end - begin, ..self.schedule };
-        schedule.share(step - begin)
-    }
-}
-
 /// One pass of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pass {
@@ -78,6 +66,16 @@ impl Plan {
     /// How far a run has come after so many steps, in epochs.
     pub fn progress(&self, steps: u64) -> f64 {
         steps as f64 / self.steps_an_epoch as f64
+    }
+
+    /// The share of the learning rates' peaks for a step, counted from 1. Each stop of a budget has the whole schedule to itself: the
+    /// first one with the steps before it and the warm-up, the others from the peak on.
+    pub fn rate_share(&self, step: u64, stops: &[Stop]) -> f64 {
+        let Some(at) = stops.iter().position(|stop| step <= stop.end) else { return self.schedule.share(step) };
+        let begin = if at == 0 { 0 } else { stops[at].begin };
+        let warmup_steps = if at == 0 { self.schedule.warmup_steps.min(stops[0].end / 2) } else { 0 };
+        let schedule = Schedule { warmup_steps, total_steps: stops[at].end - begin, ..self.schedule };
+        schedule.share(step - begin)
     }
 
     /// The passes of a step.

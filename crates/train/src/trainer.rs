@@ -349,7 +349,7 @@ impl<'a> Trainer<'a> {
 
     /// Keeps the model of a stop of the budget.
     fn keep_stop(&mut self, number: usize, record: &EvaluationRecord) -> Result<(), Error> {
-        let Some(closing) = &self.closing else { return Ok(()) };
+        let (Some(closing), Some(budget)) = (&self.closing, &self.recipe.budget) else { return Ok(()) };
         let stop = &closing.stops()[number];
         let folder = self.folder.stop(&stop.name);
         self.writer.write_anew(&self.learner.model, &folder)?;
@@ -364,7 +364,7 @@ impl<'a> Trainer<'a> {
             metrics: record.metrics.clone(),
             removed: record.gates.map_or(0.0, |gates| gates.removed),
         };
-        self.observer.event(&Event::Kept { stop: &kept, folder: &folder });
+        self.observer.event(&Event::Kept { stop: &kept, measure: budget.measure, folder: &folder });
         self.standing.stops.push(kept);
         Ok(())
     }

@@ -60,7 +60,7 @@ fn every_stop_meets_its_budget_within_a_unit() {
     {
         let mut kept = Vec::new();
         let mut observer = |event: &Event<'_>| {
-            if let Event::Kept { stop, folder } = event {
+            if let Event::Kept { stop, folder, .. } = event {
                 kept.push(((*stop).clone(), folder.to_path_buf()));
             }
         };
@@ -304,10 +304,7 @@ fn patience_ends_a_run_only_after_its_budget_and_keeps_the_last_stop() {
     let recipe = PartialRecipe {
         epochs: Some(20.0),
         early_stopping: Some(1),
-        gate_learning_rate: Some(0.0),
-        bias_learning_rate: Some(0.0),
-        head_learning_rate: Some(0.0),
-        ..with_budget(&workshop, "params=0.8,0.5")
+        ..Workshop::without_learning(with_budget(&workshop, "params=0.8,0.5"))
     };
     let summary = workshop.run(recipe, "run", Mode::New).unwrap();
     assert_eq!(summary.ending, finegates_train::Ending::EarlyStopped);
@@ -322,10 +319,7 @@ fn patience_ends_a_run_only_after_its_budget_and_keeps_the_last_stop() {
         let near = PartialRecipe {
             epochs: Some(20.0),
             early_stopping: Some(patience),
-            gate_learning_rate: Some(0.0),
-            bias_learning_rate: Some(0.0),
-            head_learning_rate: Some(0.0),
-            ..with_budget(&workshop, "params=0.51,0.509")
+            ..Workshop::without_learning(with_budget(&workshop, "params=0.51,0.509"))
         };
         let name = format!("near-{patience}");
         let summary = workshop.run(near, &name, Mode::New).unwrap();

@@ -188,10 +188,7 @@ fn training_ends_early_when_it_gets_no_better() {
         epochs: Some(50.0),
         early_stopping: Some(2),
         objective: Some(ByName(Objective::Paper)),
-        gate_learning_rate: Some(0.0),
-        bias_learning_rate: Some(0.0),
-        head_learning_rate: Some(0.0),
-        ..quick(&workshop)
+        ..Workshop::without_learning(quick(&workshop))
     };
     let summary = workshop.run(recipe, "run", Mode::New).unwrap();
     assert_eq!((summary.ending, summary.epoch), (Ending::EarlyStopped, 3.0));
@@ -234,10 +231,7 @@ fn every_step_has_gate_noise_of_its_own() {
             epochs: Some(4.0),
             gate_init_mean: Some(0.2),
             gate_noise_std: Some(noise),
-            gate_learning_rate: Some(0.0),
-            bias_learning_rate: Some(0.0),
-            head_learning_rate: Some(0.0),
-            ..workshop.recipe()
+            ..Workshop::without_learning(workshop.recipe())
         };
         workshop.run(recipe, name, Mode::New).unwrap();
         let steps = workshop.journal(name).into_iter().filter(|record| record["kind"] == "step");

@@ -71,8 +71,7 @@ struct Report {
 
 /// Runs the command.
 pub fn run(arguments: &InspectArguments, common: &Common) -> anyhow::Result<()> {
-    let which = arguments.checkpoint.clone();
-    let artifact = Artifact::find(&arguments.path, &which, arguments.base.as_deref(), &common.fetch())?;
+    let artifact = Artifact::find(&arguments.path, &arguments.checkpoint, arguments.base.as_deref(), &common.fetch())?;
     let report = match &artifact.adapter {
         Some(folder) => of_adapter(&artifact, folder, arguments, common)?,
         None => of_checkpoint(&artifact, common)?,

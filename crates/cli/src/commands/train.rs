@@ -8,6 +8,7 @@ use clap::Args;
 use finegates_compress::removal::{Removal, Totals};
 use finegates_infer::{Artifact, Which};
 use finegates_model::Method;
+use finegates_train::budget::Measure;
 use finegates_train::observer::{Best, EvaluationRecord, GateShares, Start};
 use finegates_train::{Ending, Event, Mode, PartialRecipe, RunOptions, Summary};
 use serde::Serialize;
@@ -160,10 +161,11 @@ impl Screen {
             Event::Step(record) => self.progress.step(record),
             Event::Evaluating { split, done, total } => self.progress.evaluating(split, *done, *total),
             Event::Evaluated(record) => self.print(&evaluation_text(record)),
-            Event::Kept { stop, folder } => {
-                let milliseconds = stop.name.starts_with("latency").then(|| format!(", {:.3} ms", stop.cost));
-                let milliseconds = milliseconds.unwrap_or_default();
-                let measure = stop.name.split('-').next().unwrap_or_default();
+            Event::Kept { stop, measure, folder } => {
+                let milliseconds = match measure {
+                    Measure::Latency { .. } => format!(", {:.3} ms", stop.cost),
+                    Measure::Parameters | Measure::MultiplyAdds => String::new(),
+                };
                 self.print(&format!(
                     "kept {}: {} of {measure} left{milliseconds}",
                     folder.display(),

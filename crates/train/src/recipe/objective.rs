@@ -18,6 +18,15 @@ pub enum Objective {
     Paper,
 }
 
+impl Objective {
+    fn other(self) -> Objective {
+        match self {
+            Objective::Budget => Objective::Paper,
+            Objective::Paper => Objective::Budget,
+        }
+    }
+}
+
 impl FromStr for Objective {
     type Err = String;
 
@@ -52,7 +61,7 @@ pub struct Closings {
     pub importance_decay: f64,
 }
 
-/// Calls a macro-like closure on every setting of an objective.
+/// Applies a macro to a recipe and the settings of an objective.
 macro_rules! each {
     ($recipe:expr, paper, $apply:ident) => {
         $apply!($recipe, target_sparsity sparsity_weight sparsity_start_epoch kurtosis kurtosis_temperature gate_init_mean gate_init_std gate_noise_std)
@@ -95,10 +104,7 @@ impl PartialRecipe {
 
     /// Forgets the settings of another objective than this one, and the settings whose defaults follow from the objective.
     pub(super) fn keep_objective(&mut self, objective: Objective) {
-        let other = match objective {
-            Objective::Budget => Objective::Paper,
-            Objective::Paper => Objective::Budget,
-        };
+        let other = objective.other();
         if self.said_objective() == Some(other) {
             self.clear_objective(other);
             self.objective = None;
@@ -137,10 +143,7 @@ impl PartialRecipe {
             return Ok(());
         }
         let objective = self.said_objective().unwrap_or(Objective::Budget);
-        let other = match objective {
-            Objective::Budget => Objective::Paper,
-            Objective::Paper => Objective::Budget,
-        };
+        let other = objective.other();
         if let Some(name) = self.first_of(other) {
             return Err(RecipeError::OtherObjective { name, objective, other });
         }

@@ -110,6 +110,16 @@ impl Workshop {
         }
     }
 
+    /// The same with nothing that learns.
+    pub fn without_learning(recipe: PartialRecipe) -> PartialRecipe {
+        PartialRecipe {
+            gate_learning_rate: Some(0.0),
+            bias_learning_rate: Some(0.0),
+            head_learning_rate: Some(0.0),
+            ..recipe
+        }
+    }
+
     pub fn options(&self, name: &str, mode: Mode) -> RunOptions<'static> {
         RunOptions {
             folder: self.path(name),
