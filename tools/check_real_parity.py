@@ -8,6 +8,7 @@ the scores with the reference's log-softmax. Exit status: 0 equal, 1 not, 2 the 
 
 `--command` is what runs: {binary}, {model} and {input} are filled in; the input is JSON lines with `text` and, for pairs,
 `text_pair`. Standard output must be a JSON object a line, in order, with `value` (regression) or `scores`.
+A decoder whose tokenizer adds no token of its own (SmolLM2) makes no tokens of an empty text: give `--no-empty`.
 """
 
 import argparse

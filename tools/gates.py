@@ -21,6 +21,7 @@ GATED_SUFFIXES = re.compile(
     r"|attention\.attn\.[qkvo]"  # mpnet
     r"|attention\.([qkv]|out)_lin|ffn\.lin[12]"  # distilbert
     r"|attention\.output\.dense|intermediate\.dense|output\.dense)$"
+    r"|\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)$"  # llama, mistral, qwen2
 )
 
 

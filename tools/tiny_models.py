@@ -47,13 +47,17 @@ def tiny_model(family, vocabulary, seed):
     config = AutoConfig.for_model(family, vocab_size=vocabulary, **settings)
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
     assert model.config._attn_implementation == "eager"
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(_spread(name, parameter) * torch.randn(parameter.shape, generator=generator))
-            if "norm.weight" in name.lower():
-                parameter.add_(1.0)
+    randomise(model, torch.Generator().manual_seed(seed))
     return model
+
+
+@torch.no_grad()
+def randomise(model, generator):
+    """Fills every parameter; weights of norms lie around 1."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(_spread(name, parameter) * torch.randn(parameter.shape, generator=generator))
+        if "norm.weight" in name.lower():
+            parameter.add_(1.0)
 
 
 def _spread(name, parameter):

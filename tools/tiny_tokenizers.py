@@ -1,4 +1,4 @@
-"""Tiny tokenizers, one a family, in the file layout that family is published in. Invented vocabularies, no training."""
+"""Tiny tokenizers of the encoders, in the file layout each family is published in. Invented vocabularies, no training."""
 
 import json
 import string
