@@ -1,11 +1,12 @@
 //! Prints GFLOP/s of the matrix products for the shapes of small and base encoders, and their share of the multiply-add
-//! peak measured in the same run. `cargo run --release -p finegates-kernels --example matrix_speed`
+//! peak measured in the same run; for a few rows against weights beyond the caches the share of the memory's bandwidth.
+//! `cargo run --release -p finegates-kernels --example matrix_speed [products|stream]`
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use finegates_kernels::cpu;
-use finegates_kernels::matrix::{self, Activation, Input, Output, PackedMatrix};
+use finegates_kernels::matrix::{self, Activation, Input, Output, PackedMatrix, Precision};
 use finegates_kernels::random;
 
 /// The time so far: with one thread what it spent computing, where the system tells, so that other programs do not count.
@@ -116,85 +117,174 @@ fn peak_loop() -> f64 {
     2.0 * 64.0 * ROUNDS as f64
 }
 
-fn main() {
-    println!("{}", cpu::describe());
-    rayon::scope(|_| {
-        let shapes = [
-            (1024, 384, 384),
-            (1024, 384, 1536),
-            (1024, 1536, 384),
-            (1024, 768, 768),
-            (1024, 768, 3072),
-            (1024, 3072, 768),
-            (1024, 230, 922),
-            (256, 384, 384),
-            (64, 384, 384),
-            (64, 768, 3072),
-            (32, 384, 1536),
-            (16, 384, 384),
-            (16, 768, 768),
-            (16, 384, 1536),
-            (1, 384, 1536),
-            (4, 768, 768),
-        ];
-        println!(
-            "{:>24} {:>9} {:>7} {:>9} {:>7} {:>9} {:>7}",
-            "T x K -> N", "multiply", "", "gathered", "", "transposed", ""
-        );
-        for (t, k, n) in shapes {
-            let mut x = vec![0.0; t * k];
-            let mut w = vec![0.0; n * k];
+/// `y = x Wᵀ + bias`.
+fn product(x: &[f32], rows: usize, packed: &PackedMatrix, bias: Option<&[f32]>, y: &mut [f32]) {
+    let input = Input { data: x, rows, stride: packed.depth(), columns: None, scale: None };
+    let mut output = Output {
+        data: y,
+        stride: packed.outputs(),
+        columns: None,
+        bias,
+        scale: None,
+        activation: Activation::None,
+        add: false,
+    };
+    matrix::multiply(&input, packed, None, &mut output);
+}
+
+fn products() {
+    let shapes = [
+        (1024, 384, 384),
+        (1024, 384, 1536),
+        (1024, 1536, 384),
+        (1024, 768, 768),
+        (1024, 768, 3072),
+        (1024, 3072, 768),
+        (1024, 230, 922),
+        (256, 384, 384),
+        (64, 384, 384),
+        (64, 768, 3072),
+        (32, 384, 1536),
+        (16, 384, 384),
+        (16, 768, 768),
+        (16, 384, 1536),
+        (1, 384, 1536),
+        (4, 768, 768),
+    ];
+    println!(
+        "{:>24} {:>9} {:>7} {:>9} {:>7} {:>9} {:>7} {:>9} {:>7}",
+        "T x K -> N", "multiply", "", "bf16", "", "gathered", "", "transposed", ""
+    );
+    for (t, k, n) in shapes {
+        let mut x = vec![0.0; t * k];
+        let mut w = vec![0.0; n * k];
+        let mut y = vec![0.0; t * n];
+        random::fill_normal(1, 0.0, 1.0, &mut x);
+        random::fill_normal(2, 0.0, 1.0, &mut w);
+        let bias = vec![0.1; n];
+        let operations = 2.0 * (t * k * n) as f64;
+        let [plain, bf16] = [Precision::F32, Precision::Bf16].map(|precision| {
+            let packed = PackedMatrix::rows_in(precision, &w, n, k, None);
+            measure(operations, || product(&x, t, &packed, Some(&bias), &mut y))
+        });
+        let kept: Vec<u32> = (0..k as u32).filter(|k| k % 5 != 2).collect();
+        let rows: Vec<u32> = (0..n as u32).filter(|n| n % 5 != 3).collect();
+        let scale = vec![0.9; kept.len()];
+        let packed_rows = PackedMatrix::rows(&w, n, k, Some(&rows));
+        let gathered_operations = 2.0 * (t * kept.len() * rows.len()) as f64;
+        let gathered = measure(gathered_operations, || {
+            let input = Input { data: &x, rows: t, stride: k, columns: Some(&kept), scale: Some(&scale) };
+            let mut output = Output {
+                data: &mut y,
+                stride: n,
+                columns: Some(&rows),
+                bias: None,
+                scale: None,
+                activation: Activation::None,
+                add: false,
+            };
+            matrix::multiply(&input, &packed_rows, Some(&kept), &mut output);
+        });
+        let transposed = measure(operations, || matrix::multiply_transposed(&y, n, n, &x, k, k, t, &mut w));
+        print!("{:>24}", format!("{t} x {k} -> {n}"));
+        for (speed, share) in [plain, bf16, gathered, transposed] {
+            print!(" {speed:>9.1} {:>5.1} %", 100.0 * share);
+        }
+        println!();
+    }
+    for (rows, columns) in [(384, 384), (1536, 384), (3072, 768)] {
+        let mut w = vec![0.0; rows * columns];
+        random::fill_normal(2, 0.0, 1.0, &mut w);
+        let bytes = 4.0 * w.len() as f64;
+        for precision in [Precision::F32, Precision::Bf16] {
+            let pack = |by| _ = black_box(PackedMatrix::rows_in(precision, by, rows, columns, None));
+            let by_rows = measure(bytes, || pack(&w)).0;
+            let pack = |by| _ = black_box(PackedMatrix::columns_in(precision, by, rows, columns, None));
+            let by_columns = measure(bytes, || pack(&w)).0;
+            println!("packing {rows} x {columns} as {precision}: rows {by_rows:.1} GB/s, columns {by_columns:.1} GB/s");
+        }
+    }
+}
+
+/// A sum over a part of `data` on each thread.
+fn read(data: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    fn avx512(data: &[f32]) -> f32 {
+        sum::<128>(data)
+    }
+    #[inline(always)]
+    fn sum<const RUN: usize>(data: &[f32]) -> f32 {
+        let mut sums = [0.0; RUN];
+        for run in data.as_chunks::<RUN>().0 {
+            sums.iter_mut().zip(run).for_each(|(sum, &value)| *sum += value);
+        }
+        sums.iter().sum()
+    }
+    rayon::broadcast(|context| {
+        let length = data.len() / context.num_threads();
+        let part = &data[context.index() * length..][..length];
+        #[cfg(target_arch = "x86_64")]
+        if cpu::Isa::available().contains(&cpu::Isa::Avx512) {
+            // SAFETY: the instruction set was detected.
+            black_box(unsafe { avx512(part) });
+            return;
+        }
+        black_box(sum::<32>(part));
+    });
+}
+
+/// Weights in all that a few rows go through, four bytes each: beyond any cache.
+const STREAMED: usize = 1 << 27;
+
+/// A few rows against many weights in turn, so that each comes from memory: GB/s of weights, and the share of a plain sum
+/// over as much memory.
+fn stream() {
+    let memory = vec![1.0_f32; STREAMED];
+    println!("{:>24} {:>9} {:>7} {:>9} {:>7}", "T x K -> N", "f32", "", "bf16", "");
+    for (k, n) in [(2048, 2048), (2048, 8192), (8192, 2048), (576, 1536), (1536, 576), (384, 1536)] {
+        let mut w = vec![0.0; n * k];
+        random::fill_normal(2, 0.0, 1.0, &mut w);
+        let packs = [Precision::F32, Precision::Bf16].map(|precision| {
+            let first = PackedMatrix::rows_in(precision, &w, n, k, None);
+            vec![first; STREAMED * 4 / precision.bytes() / (n * k)]
+        });
+        for t in [1, 2, 4, 8, 14, 16] {
+            let x = vec![0.5; t * k];
             let mut y = vec![0.0; t * n];
-            random::fill_normal(1, 0.0, 1.0, &mut x);
-            random::fill_normal(2, 0.0, 1.0, &mut w);
-            let packed = PackedMatrix::rows(&w, n, k, None);
-            let bias = vec![0.1; n];
-            let operations = 2.0 * (t * k * n) as f64;
-            let plain = measure(operations, || {
-                let input = Input { data: &x, rows: t, stride: k, columns: None, scale: None };
-                let mut output = Output {
-                    data: &mut y,
-                    stride: n,
-                    columns: None,
-                    bias: Some(&bias),
-                    scale: None,
-                    activation: Activation::None,
-                    add: false,
-                };
-                matrix::multiply(&input, &packed, None, &mut output);
-            });
-            let kept: Vec<u32> = (0..k as u32).filter(|k| k % 5 != 2).collect();
-            let rows: Vec<u32> = (0..n as u32).filter(|n| n % 5 != 3).collect();
-            let scale = vec![0.9; kept.len()];
-            let packed_rows = PackedMatrix::rows(&w, n, k, Some(&rows));
-            let gathered_operations = 2.0 * (t * kept.len() * rows.len()) as f64;
-            let gathered = measure(gathered_operations, || {
-                let input = Input { data: &x, rows: t, stride: k, columns: Some(&kept), scale: Some(&scale) };
-                let mut output = Output {
-                    data: &mut y,
-                    stride: n,
-                    columns: Some(&rows),
-                    bias: None,
-                    scale: None,
-                    activation: Activation::None,
-                    add: false,
-                };
-                matrix::multiply(&input, &packed_rows, Some(&kept), &mut output);
-            });
-            let transposed = measure(operations, || matrix::multiply_transposed(&y, n, n, &x, k, k, t, &mut w));
             print!("{:>24}", format!("{t} x {k} -> {n}"));
-            for (speed, share) in [plain, gathered, transposed] {
+            for packs in &packs {
+                let bytes: usize = packs.iter().map(PackedMatrix::size_bytes).sum();
+                let mut samples: Vec<(f64, f64)> = (0..7)
+                    .map(|_| {
+                        let start = now();
+                        read(&memory);
+                        let peak = size_of_val(memory.as_slice()) as f64 / (now() - start);
+                        let start = now();
+                        packs.iter().for_each(|packed| product(&x, t, packed, None, &mut y));
+                        let speed = bytes as f64 / (now() - start);
+                        (speed / peak, speed / 1e9)
+                    })
+                    .collect();
+                samples.sort_by(|a, b| a.0.total_cmp(&b.0));
+                let (share, speed) = samples[samples.len() / 2];
                 print!(" {speed:>9.1} {:>5.1} %", 100.0 * share);
             }
             println!();
         }
-        for (rows, columns) in [(384, 384), (1536, 384), (3072, 768)] {
-            let mut w = vec![0.0; rows * columns];
-            random::fill_normal(2, 0.0, 1.0, &mut w);
-            let bytes = 4.0 * w.len() as f64;
-            let by_rows = measure(bytes, || _ = black_box(PackedMatrix::rows(&w, rows, columns, None))).0;
-            let by_columns = measure(bytes, || _ = black_box(PackedMatrix::columns(&w, rows, columns, None))).0;
-            println!("packing {rows} x {columns}: rows {by_rows:.1} GB/s, columns {by_columns:.1} GB/s");
+    }
+}
+
+fn main() {
+    println!("{}", cpu::describe());
+    let wanted = std::env::args().nth(1);
+    let wants = |name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
+    rayon::scope(|_| {
+        if wants("products") {
+            products();
+        }
+        if wants("stream") {
+            stream();
         }
     });
 }

@@ -1,8 +1,8 @@
-//! Element-wise activations, forward and backward, and the enum that names them also for the epilogue of a matrix product.
+//! Element-wise activations, alone and as the gate of a product, forward and backward, and the enum that names them also for the epilogue of a matrix product.
 
 use crate::cpu::{self, kernel};
 use crate::math::{self, mul_add};
-use crate::parallel;
+use crate::parallel::{self, Shared};
 
 /// An element-wise function applied to the output of a linear layer. Each but [`Activation::None`] is bounded or grows
 /// at most linearly, and all of them map 0 to 0.
@@ -121,19 +121,61 @@ pub(crate) fn apply<const FMA: bool>(kind: Activation, x: &mut [f32]) {
     }
 }
 
+/// Multiplies `d` by the slope of `kind` at `x`.
+#[inline(always)]
+fn apply_slope<const FMA: bool>(kind: Activation, x: &[f32], d: &mut [f32]) {
+    match kind {
+        Activation::None => {}
+        Activation::Gelu => map_gradient!(x, d, gelu_slope::<FMA>),
+        Activation::GeluTanh => map_gradient!(x, d, gelu_tanh_slope::<FMA>),
+        Activation::Relu => map_gradient!(x, d, relu_slope),
+        Activation::Silu => map_gradient!(x, d, silu_slope::<FMA>),
+        Activation::Tanh => map_gradient!(x, d, tanh_slope::<FMA>),
+    }
+}
+
 kernel! {
     fn forward(kind: Activation, x: &mut [f32]) {
         apply::<FMA>(kind, x);
     }
 
     fn backward(kind: Activation, x: &[f32], d: &mut [f32]) {
-        match kind {
-            Activation::None => {}
-            Activation::Gelu => map_gradient!(x, d, gelu_slope::<FMA>),
-            Activation::GeluTanh => map_gradient!(x, d, gelu_tanh_slope::<FMA>),
-            Activation::Relu => map_gradient!(x, d, relu_slope),
-            Activation::Silu => map_gradient!(x, d, silu_slope::<FMA>),
-            Activation::Tanh => map_gradient!(x, d, tanh_slope::<FMA>),
+        apply_slope::<FMA>(kind, x, d);
+    }
+
+    fn gated_forward(kind: Activation, up: &[f32], out: &mut [f32]) {
+        if kind == Activation::Silu {
+            for (out, &up) in out.iter_mut().zip(up) {
+                *out = silu::<FMA>(*out) * up;
+            }
+            return;
+        }
+        apply::<FMA>(kind, out);
+        for (out, &up) in out.iter_mut().zip(up) {
+            *out *= up;
+        }
+    }
+
+    fn gated_gradients(kind: Activation, gate: &[f32], up: &[f32], d_out: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) {
+        let values = gate.iter().zip(up).zip(d_out).zip(d_gate.iter_mut().zip(d_up.iter_mut()));
+        if kind == Activation::Silu {
+            // One exponential for value and slope.
+            for (((&gate, &up), &d_out), (d_gate, d_up)) in values {
+                let sigmoid = math::sigmoid::<FMA>(gate);
+                let near = math::limit(gate, -1e4, 1e4);
+                *d_up = d_out * (gate * sigmoid);
+                *d_gate = d_out * up * (sigmoid * mul_add::<FMA>(near, 1.0 - sigmoid, 1.0));
+            }
+            return;
+        }
+        for (((&gate, &up), &d_out), (d_gate, d_up)) in values {
+            *d_gate = d_out * up;
+            *d_up = gate;
+        }
+        apply_slope::<FMA>(kind, gate, d_gate);
+        apply::<FMA>(kind, d_up);
+        for (d_up, &d_out) in d_up.iter_mut().zip(d_out) {
+            *d_up *= d_out;
         }
     }
 }
@@ -165,4 +207,43 @@ pub fn activate_backward(kind: Activation, x: &[f32], d: &mut [f32]) {
     assert_eq!(x.len(), d.len(), "activate_backward: d as long as x");
     let isa = cpu::isa();
     parallel::rows_mut(d, 1, |start, d| backward(isa, kind, &x[start..start + d.len()], d));
+}
+
+/// `out = f(gate) · up` (GLU variants, N. Shazeer, 2020).
+///
+/// # Panics
+/// If the lengths differ.
+pub fn gated(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    assert_eq!(gate.len(), out.len(), "gated: out as long as the gate");
+    assert_eq!(up.len(), out.len(), "gated: out as long as what is gated");
+    let isa = cpu::isa();
+    parallel::rows_mut(out, 1, |start, out| {
+        out.copy_from_slice(&gate[start..][..out.len()]);
+        gated_forward(isa, activation, &up[start..][..out.len()], out);
+    });
+}
+
+/// Gradients of [`gated`]: `d_gate = d_out · up · f'(gate)` and `d_up = d_out · f(gate)`, both overwritten.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn gated_backward(
+    activation: Activation,
+    gate: &[f32],
+    up: &[f32],
+    d_out: &[f32],
+    d_gate: &mut [f32],
+    d_up: &mut [f32],
+) {
+    for (name, length) in [("up", up.len()), ("d_out", d_out.len()), ("d_gate", d_gate.len()), ("d_up", d_up.len())] {
+        assert_eq!(length, gate.len(), "gated_backward: {name} as long as the gate");
+    }
+    let isa = cpu::isa();
+    let d_up = Shared::new(d_up);
+    parallel::rows_mut(d_gate, 1, |start, d_gate| {
+        let part = start..start + d_gate.len();
+        // SAFETY: every task has elements of its own.
+        let d_up = unsafe { d_up.slice(start, d_gate.len()) };
+        gated_gradients(isa, activation, &gate[part.clone()], &up[part.clone()], &d_out[part], d_gate, d_up);
+    });
 }

@@ -1,7 +1,9 @@
 //! CPU arithmetic of finegates: packed matrix products with gather, scale and scatter; attention over ragged
-//! sequences; norms, activations, reductions, gates, losses and the optimizer's step. It knows nothing of models.
+//! sequences; rotary positions, norms, activations, reductions, gates, losses and the optimizer's step. It knows nothing of
+//! models.
 //!
-//! Shape letters: `T` tokens, `N` outputs of a product, `K` its depth, `D` hidden, `S` sequences, `C` classes.
+//! Shape letters: `T` tokens, `N` outputs of a product, `K` its depth, `D` hidden, `S` sequences, `C` classes,
+//! `V` vocabulary.
 //! Everything is `f32`, row-major. Every public function asserts its shapes; a mismatch is a bug of the caller.
 //!
 //! Results do not depend on the number of threads: work is split over outputs, and where a sum has to be split, it is
@@ -23,6 +25,8 @@ pub mod norm;
 pub mod optimizer;
 pub mod random;
 pub mod reduce;
+pub mod rotary;
+pub mod sampling;
 
 #[cfg(test)]
 mod tests;

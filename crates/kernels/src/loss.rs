@@ -1,4 +1,9 @@
-//! Losses of the task heads, each with its gradient, in `f64` inside: the logits of a batch are few.
+//! Losses, each with its gradient. Those of the task heads are in `f64` inside: the logits of a batch are few. Those of a
+//! language model go over a vocabulary for every token: vectorised exponentials, long sums in `f64`, the gradient in place.
+
+use crate::cpu::{self, kernel};
+use crate::math;
+use crate::parallel::{self, Shared};
 
 /// Mean cross entropy of rows of logits against class labels.
 ///
@@ -84,6 +89,161 @@ pub fn softmax(logits: &[f32], c: usize, out: &mut [f32]) {
 fn maximum_and_sum(logits: &[f32]) -> (f64, f64) {
     let maximum = logits.iter().fold(f64::NEG_INFINITY, |m, &x| if f64::from(x) > m { f64::from(x) } else { m });
     (maximum, logits.iter().map(|&x| (f64::from(x) - maximum).exp()).sum())
+}
+
+/// The target of a token that has none: its loss and its gradient are 0.
+pub const IGNORED: u32 = u32::MAX;
+
+kernel! {
+    fn row_loss(logits: &[f32], target: usize) -> f64 {
+        let maximum = math::largest(logits);
+        let sum = math::sum_exp::<FMA>(logits, maximum);
+        sum.ln() + (f64::from(maximum) - f64::from(logits[target]))
+    }
+
+    /// The same; the row becomes its gradient times `factor`.
+    fn row_cross_entropy(logits: &mut [f32], target: usize, factor: f64) -> f64 {
+        let maximum = math::largest(logits);
+        let distance = f64::from(maximum) - f64::from(logits[target]);
+        let sum = math::exp_in_place::<FMA>(logits, maximum);
+        let at_target = factor * (f64::from(logits[target]) / sum - 1.0);
+        let scale = (factor / sum) as f32;
+        for x in logits.iter_mut() {
+            *x *= scale;
+        }
+        logits[target] = at_target as f32;
+        sum.ln() + distance
+    }
+
+    /// The divergence of one row at the temperature; the row becomes the difference of the probabilities times `factor`.
+    fn row_divergence(logits: &mut [f32], teacher: &[f32], inverse_temperature: f32, factor: f64) -> f64 {
+        let (maximum, teacher_maximum) = (math::largest(logits), math::largest(teacher));
+        let (mut sum, mut teacher_sum, mut cross) = (0.0, 0.0, 0.0);
+        for (logits, teacher) in logits.chunks_mut(math::SUM_RUN).zip(teacher.chunks(math::SUM_RUN)) {
+            let [mut sums, mut teacher_sums, mut crosses] = [[0.0; 16]; 3];
+            let (whole, tail) = logits.as_chunks_mut::<16>();
+            let (teacher_whole, teacher_tail) = teacher.as_chunks::<16>();
+            macro_rules! add {
+                ($logits:expr, $teacher:expr) => {
+                    let lanes = sums.iter_mut().zip(&mut teacher_sums).zip(&mut crosses);
+                    for (((sum, teacher_sum), cross), (x, &teacher)) in lanes.zip($logits.iter_mut().zip($teacher)) {
+                        let teacher = (teacher - teacher_maximum) * inverse_temperature;
+                        let student = (*x - maximum) * inverse_temperature;
+                        let weight = math::exp::<FMA>(teacher);
+                        *x = math::exp::<FMA>(student);
+                        *sum += *x;
+                        *teacher_sum += weight;
+                        // What the teacher rules out counts nothing, however far away the student is.
+                        *cross += if weight == 0.0 { 0.0 } else { weight * (teacher - student) };
+                    }
+                };
+            }
+            for (logits, teacher) in whole.iter_mut().zip(teacher_whole) {
+                add!(logits, teacher);
+            }
+            add!(tail, teacher_tail);
+            sum += f64::from(math::sum_lanes(sums));
+            teacher_sum += f64::from(math::sum_lanes(teacher_sums));
+            cross += f64::from(math::sum_lanes(crosses));
+        }
+        let (scale, teacher_scale) = ((factor / sum) as f32, (factor / teacher_sum) as f32);
+        for (x, &teacher) in logits.iter_mut().zip(teacher) {
+            *x = *x * scale - teacher_scale * math::exp::<FMA>((teacher - teacher_maximum) * inverse_temperature);
+        }
+        cross / teacher_sum - teacher_sum.ln() + sum.ln()
+    }
+}
+
+fn check_targets(what: &str, length: usize, targets: &[u32], v: usize, losses: usize) {
+    assert_eq!(length, targets.len() * v, "{what}: one row of {v} logits a target");
+    assert_eq!(losses, targets.len(), "{what}: one loss a target");
+    if let Some(target) = targets.iter().find(|&&target| target != IGNORED && target as usize >= v) {
+        panic!("{what}: target {target} of {v} tokens");
+    }
+}
+
+/// `−log softmax(logits)` at the target of each row; 0 where the target is [`IGNORED`].
+///
+/// # Shapes
+/// `logits` `[T, v]`; `targets`, `losses` `[T]`.
+///
+/// # Panics
+/// If a shape does not fit or a target is neither below `v` nor [`IGNORED`].
+pub fn token_losses(logits: &[f32], targets: &[u32], v: usize, losses: &mut [f64]) {
+    check_targets("token_losses", logits.len(), targets, v, losses.len());
+    let isa = cpu::isa();
+    parallel::row_results_mut(losses, v, |first, losses| {
+        for (row, loss) in (first..).zip(losses) {
+            *loss = match targets[row] {
+                IGNORED => 0.0,
+                target => row_loss(isa, &logits[row * v..][..v], target as usize),
+            };
+        }
+    });
+}
+
+/// [`token_losses`]; the logits are overwritten by `factor` times the gradient of their row's loss, `p − onehot`, or 0 where
+/// the target is [`IGNORED`].
+///
+/// # Shapes
+/// As there.
+///
+/// # Panics
+/// As there.
+pub fn token_cross_entropy(logits: &mut [f32], targets: &[u32], v: usize, factor: f32, losses: &mut [f64]) {
+    check_targets("token_cross_entropy", logits.len(), targets, v, losses.len());
+    let isa = cpu::isa();
+    let logits = Shared::new(logits);
+    parallel::row_results_mut(losses, v, |first, losses| {
+        for (row, loss) in (first..).zip(losses) {
+            // SAFETY: every task has rows of its own.
+            let logits = unsafe { logits.slice(row * v, v) };
+            *loss = match targets[row] {
+                IGNORED => {
+                    logits.fill(0.0);
+                    0.0
+                }
+                target => row_cross_entropy(isa, logits, target as usize, f64::from(factor)),
+            };
+        }
+    });
+}
+
+/// `τ² KL(softmax(teacher / τ) ‖ softmax(logits / τ))` of each row (G. Hinton et al., 2015); the logits, the student's, are
+/// overwritten by `factor` times its gradient, `τ (p − p_teacher)`.
+///
+/// # Shapes
+/// `logits`, `teacher` `[T, v]`; `losses` `[T]`.
+///
+/// # Panics
+/// If a shape does not fit or the temperature is not positive.
+pub fn token_distillation(
+    logits: &mut [f32],
+    teacher: &[f32],
+    v: usize,
+    temperature: f32,
+    factor: f32,
+    losses: &mut [f64],
+) {
+    assert_eq!(logits.len(), losses.len() * v, "token_distillation: one row of {v} logits a loss");
+    assert_eq!(teacher.len(), logits.len(), "token_distillation: as many logits of the teacher as of the student");
+    assert!(temperature > 0.0 && temperature.is_finite(), "token_distillation: a positive temperature");
+    if v == 0 {
+        losses.fill(0.0);
+        return;
+    }
+    let isa = cpu::isa();
+    let temperature = f64::from(temperature);
+    let (inverse, factor) = ((1.0 / temperature) as f32, f64::from(factor) * temperature);
+    let logits = Shared::new(logits);
+    parallel::row_results_mut(losses, v, |first, losses| {
+        for (row, loss) in (first..).zip(losses) {
+            // SAFETY: every task has rows of its own.
+            let logits = unsafe { logits.slice(row * v, v) };
+            let divergence = row_divergence(isa, logits, &teacher[row * v..][..v], inverse, factor);
+            *loss = temperature * temperature * divergence;
+        }
+    });
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Scalar exponential, tanh, erf and what is made of them, written so that a loop over them vectorises: no branches, no
-//! calls, no tables. Every function hands NaN on. `FMA` says whether a fused multiply-add is one instruction.
+//! calls, no tables. Every function hands NaN on. `FMA` says whether a fused multiply-add is one instruction. With them, the
+//! sums over a row that softmax needs.
 
 /// `a * b + c`, fused where that is cheap.
 #[inline(always)]
@@ -120,6 +121,67 @@ pub(crate) fn largest_lane(mut lanes: [f32; 16]) -> f32 {
         width /= 2;
     }
     lanes[0]
+}
+
+/// The largest of a row, -∞ of an empty one; NaN loses.
+#[inline(always)]
+pub(crate) fn largest(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (chunks, tail) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = if x > *lane { x } else { *lane };
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(tail) {
+        *lane = if x > *lane { x } else { *lane };
+    }
+    largest_lane(lanes)
+}
+
+/// Elements of a long sum that are added up in `f32` before it goes on in `f64`.
+pub(crate) const SUM_RUN: usize = 1024;
+
+/// `Σ e^(x − maximum)` over a row of any length.
+#[inline(always)]
+pub(crate) fn sum_exp<const FMA: bool>(x: &[f32], maximum: f32) -> f64 {
+    let mut total = 0.0;
+    for run in x.chunks(SUM_RUN) {
+        let mut lanes = [0.0; 16];
+        let (chunks, tail) = run.as_chunks::<16>();
+        for chunk in chunks {
+            for (lane, &x) in lanes.iter_mut().zip(chunk) {
+                *lane += exp::<FMA>(x - maximum);
+            }
+        }
+        for (lane, &x) in lanes.iter_mut().zip(tail) {
+            *lane += exp::<FMA>(x - maximum);
+        }
+        total += f64::from(sum_lanes(lanes));
+    }
+    total
+}
+
+/// `x = e^(x − maximum)` over a row of any length; answers the sum, that of [`sum_exp`] to the bit.
+#[inline(always)]
+pub(crate) fn exp_in_place<const FMA: bool>(x: &mut [f32], maximum: f32) -> f64 {
+    let mut total = 0.0;
+    for run in x.chunks_mut(SUM_RUN) {
+        let mut lanes = [0.0; 16];
+        let (chunks, tail) = run.as_chunks_mut::<16>();
+        for chunk in chunks {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                *x = exp::<FMA>(*x - maximum);
+                *lane += *x;
+            }
+        }
+        for (lane, x) in lanes.iter_mut().zip(tail) {
+            *x = exp::<FMA>(*x - maximum);
+            *lane += *x;
+        }
+        total += f64::from(sum_lanes(lanes));
+    }
+    total
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Layer normalisation over the last dimension, forward and backward, with or without a residual added on the way.
+//! Layer normalisation over the last dimension, with or without a residual added on the way, and root mean square
+//! normalisation; forward and backward.
 
 use crate::cpu::{self, kernel};
 use crate::math::{self, mul_add};
@@ -85,6 +86,52 @@ kernel! {
             for (((&x, &d_y), d_gamma), d_beta) in columns {
                 *d_gamma = mul_add::<FMA>((x - mean) * rstd, d_y, *d_gamma);
                 *d_beta += d_y;
+            }
+        }
+    }
+
+    /// `y` = the root mean square norm of each row of `x`; writes the statistic of each row.
+    fn rms_rows(x: &[f32], d: usize, gamma: &[f32], eps: f32, y: &mut [f32], saved: &mut [f32]) {
+        for (row, (x, y)) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).enumerate() {
+            let reciprocal = 1.0 / (sum_of_squares_about::<FMA>(x, 0.0) / d as f32 + eps).sqrt();
+            for ((y, &x), &gamma) in y.iter_mut().zip(x).zip(gamma) {
+                *y = x * reciprocal * gamma;
+            }
+            if !saved.is_empty() {
+                saved[row] = reciprocal;
+            }
+        }
+    }
+
+    /// Adds to `d_x` of each row: `r (g − x r² mean(g x))` with `g = γ d_y` and `r` the reciprocal root mean square.
+    fn rms_backward_rows(x: &[f32], d: usize, gamma: &[f32], reciprocal_rms: &[f32], d_y: &[f32], d_x: &mut [f32]) {
+        let rows = x.chunks_exact(d).zip(d_y.chunks_exact(d)).zip(d_x.chunks_exact_mut(d)).zip(reciprocal_rms);
+        for (((x, d_y), d_x), &reciprocal) in rows {
+            let mut lanes = [0.0; 16];
+            let (x_chunks, x_tail) = x.as_chunks::<16>();
+            let (d_y_chunks, d_y_tail) = d_y.as_chunks::<16>();
+            let (gamma_chunks, gamma_tail) = gamma.as_chunks::<16>();
+            for ((x, d_y), gamma) in x_chunks.iter().zip(d_y_chunks).zip(gamma_chunks) {
+                for (((lane, &x), &d_y), &gamma) in lanes.iter_mut().zip(x).zip(d_y).zip(gamma) {
+                    *lane = mul_add::<FMA>(x * gamma, d_y, *lane);
+                }
+            }
+            for (((lane, &x), &d_y), &gamma) in lanes.iter_mut().zip(x_tail).zip(d_y_tail).zip(gamma_tail) {
+                *lane = mul_add::<FMA>(x * gamma, d_y, *lane);
+            }
+            let slope = math::sum_lanes(lanes) * reciprocal * reciprocal / d as f32;
+            for (((d_x, &x), &d_y), &gamma) in d_x.iter_mut().zip(x).zip(d_y).zip(gamma) {
+                *d_x = mul_add::<FMA>(reciprocal, mul_add::<FMA>(-x, slope, gamma * d_y), *d_x);
+            }
+        }
+    }
+
+    /// Gradients of the scale over a run of columns, rows in order.
+    fn rms_backward_scale(x: &[f32], d: usize, start: usize, reciprocal_rms: &[f32], d_y: &[f32], d_gamma: &mut [f32]) {
+        let end = start + d_gamma.len();
+        for ((x, d_y), &reciprocal) in x.chunks_exact(d).zip(d_y.chunks_exact(d)).zip(reciprocal_rms) {
+            for ((d_gamma, &x), &d_y) in d_gamma.iter_mut().zip(&x[start..end]).zip(&d_y[start..end]) {
+                *d_gamma = mul_add::<FMA>(x * reciprocal, d_y, *d_gamma);
             }
         }
     }
@@ -218,5 +265,71 @@ pub fn layer_norm_backward(
             let d_beta = unsafe { d_beta.slice(start, d_gamma.len()) };
             backward_parameters(isa, x, d, start, mean, rstd, d_y, d_gamma, d_beta);
         });
+    }
+}
+
+/// `y = x / √(mean(x²) + eps) · γ` for every row (B. Zhang, R. Sennrich, 2019).
+///
+/// # Shapes
+/// `x`, `y` `[T, d]`; `gamma` `[d]`; `reciprocal_rms` = what a row was multiplied by, `[T]`, for the backward pass.
+///
+/// # Panics
+/// If a shape does not fit.
+pub fn rms_norm_forward(
+    x: &[f32],
+    d: usize,
+    gamma: &[f32],
+    eps: f32,
+    y: &mut [f32],
+    reciprocal_rms: Option<&mut [f32]>,
+) {
+    let rows = check("rms_norm_forward", x.len(), d, gamma, d);
+    assert_eq!(y.len(), x.len(), "rms_norm_forward: y as long as x");
+    let saved = reciprocal_rms.map(|saved| {
+        assert_eq!(saved.len(), rows, "rms_norm_forward: one statistic a row");
+        Shared::new(saved)
+    });
+    let isa = cpu::isa();
+    parallel::rows_mut(y, d, |row, y| {
+        // SAFETY: every task has rows of its own.
+        let saved = saved.as_ref().map_or(&mut [][..], |saved| unsafe { saved.slice(row, y.len() / d) });
+        rms_rows(isa, &x[row * d..][..y.len()], d, gamma, eps, y, saved);
+    });
+}
+
+/// Gradients of [`rms_norm_forward`].
+///
+/// # Shapes
+/// `x` (the norm's input), `d_y` and `d_x` `[T, d]`; `reciprocal_rms` `[T]` as saved. `d_x`, where the gradient of the
+/// residual lies, and `d_gamma` (`[d]`) are added to.
+///
+/// # Panics
+/// If a shape does not fit.
+pub fn rms_norm_backward(
+    x: &[f32],
+    d: usize,
+    gamma: &[f32],
+    reciprocal_rms: &[f32],
+    d_y: &[f32],
+    d_x: &mut [f32],
+    d_gamma: Option<&mut [f32]>,
+) {
+    let rows = check("rms_norm_backward", x.len(), d, gamma, d);
+    assert_eq!(reciprocal_rms.len(), rows, "rms_norm_backward: one statistic a row");
+    assert_eq!(d_y.len(), x.len(), "rms_norm_backward: d_y as long as x");
+    assert_eq!(d_x.len(), x.len(), "rms_norm_backward: d_x as long as x");
+    let isa = cpu::isa();
+    parallel::rows_mut(d_x, d, |row, d_x| {
+        let part = row * d..row * d + d_x.len();
+        let saved = &reciprocal_rms[row..][..d_x.len() / d];
+        rms_backward_rows(isa, &x[part.clone()], d, gamma, saved, &d_y[part], d_x);
+    });
+    if let Some(d_gamma) = d_gamma {
+        assert_eq!(d_gamma.len(), d, "rms_norm_backward: one scale gradient a column");
+        if rows > 0 {
+            parallel::columns_mut(d_gamma, x.len(), |start, d_gamma| {
+                rms_backward_scale(isa, x, d, start, reciprocal_rms, d_y, d_gamma);
+            });
+        }
     }
 }

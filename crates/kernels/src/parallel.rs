@@ -26,6 +26,19 @@ pub(crate) fn rows_mut(x: &mut [f32], width: usize, work: impl Fn(usize, &mut [f
     }
 }
 
+/// Runs `work(first_row, results)` over `out`, one result for each row of `width` elements of something else, split in runs
+/// of whole rows.
+pub(crate) fn row_results_mut<T: Send>(out: &mut [T], width: usize, work: impl Fn(usize, &mut [T]) + Sync) {
+    let rows = rows_per_task(width);
+    if out.len() <= rows || rayon::current_num_threads() == 1 {
+        for (index, chunk) in out.chunks_mut(rows).enumerate() {
+            work(index * rows, chunk);
+        }
+    } else {
+        out.par_chunks_mut(rows).enumerate().for_each(|(index, chunk)| work(index * rows, chunk));
+    }
+}
+
 /// Runs `work(i)` for `i` in `0..tasks`, in parallel when `parallel` says that it pays.
 pub(crate) fn tasks(tasks: usize, parallel: bool, work: impl Fn(usize) + Sync) {
     if tasks <= 1 || !parallel || rayon::current_num_threads() == 1 {

@@ -23,9 +23,16 @@ pub fn derive(key: u64, label: &str) -> u64 {
     state
 }
 
-/// A number of the open interval (0, 1), on a grid of 2^-53.
+/// A number of the open interval (0, 1): the middle of one of 2^53 cells, rounded.
 fn unit(bits: u64) -> f64 {
-    ((bits >> 11) as f64 + 0.5) * (1.0 / 9_007_199_254_740_992.0)
+    let middle = ((bits >> 11) as f64 + 0.5) * (1.0 / 9_007_199_254_740_992.0);
+    // That of the last cell rounds to 1.
+    middle.min(1.0_f64.next_down())
+}
+
+/// A number of the open interval (0, 1), a function of `key` and `index`.
+pub fn uniform(key: u64, index: u64) -> f64 {
+    unit(mix(key, index))
 }
 
 /// Fills `out` with numbers of `[low, high)`; element `i` is a function of `key` and `i`.
@@ -190,6 +197,12 @@ mod tests {
         fill_uniform(7, -1.0, 3.0, &mut uniform);
         assert_eq!(uniform.map(f32::to_bits), PINNED_UNIFORM, "{:#x?}", uniform.map(f32::to_bits));
         assert_eq!(permutation(7, 8), PINNED_ORDER);
+    }
+
+    #[test]
+    fn the_ends_of_the_unit_interval_are_never_reached() {
+        assert!(unit(0) > 0.0 && unit(u64::MAX) < 1.0, "{} {}", unit(0), unit(u64::MAX));
+        assert!(normal_quantile(unit(u64::MAX)).is_finite() && normal_quantile(unit(0)).is_finite());
     }
 
     #[test]

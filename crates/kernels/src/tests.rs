@@ -1,5 +1,6 @@
 //! Element-wise kernels, norms and the optimizer against f64 and finite differences, on every instruction set.
 
+mod decoder;
 mod threads;
 
 use crate::activation::{Activation, activate_backward, activate_in_place};

@@ -1,16 +1,19 @@
-//! Attention of one sequence and one head, forward and backward, on one thread: blocks of queries against all keys.
+//! Attention of one sequence and one head, forward and backward, on one thread: blocks of queries against the keys that
+//! they see.
 
 use std::cell::Cell;
 use std::ops::Range;
 
+use super::layout::Member;
 use super::panels::{
-    Columns, Shape, fill_left, fill_left_transposed, fill_panels, fill_panels_transposed, left_length, panels_length,
-    product, write,
+    Columns, Part, Shape, add, fill_left, fill_left_transposed, fill_panels, fill_panels_transposed, left_length,
+    panels_length, product, write,
 };
+use super::sight::{Rows, Sight, panels};
 use super::softmax::{self, Block};
-use super::{Layout, task_dropout};
+use super::{Head, Layout, task_dropout};
 use crate::cpu::Isa;
-use crate::dropout::Mask;
+use crate::dropout;
 use crate::matrix::aligned::Aligned;
 use crate::matrix::packed::PANEL;
 use crate::parallel::Shared;
@@ -38,6 +41,24 @@ thread_local! {
     static SCRATCH: Cell<Scratch> = Cell::default();
 }
 
+type Place = (usize, (usize, usize));
+
+/// Whose keys and values, by sequence and columns, the task before left packed on this thread. Heads that share them come
+/// one after the other as a rule.
+#[derive(Default)]
+pub(super) struct Packed {
+    keys: Option<Place>,
+    values: Option<Place>,
+}
+
+/// Runs `pack` unless `slot` says that it is done.
+fn pack_once(slot: &mut Option<Place>, place: Place, pack: impl FnOnce()) {
+    if *slot != Some(place) {
+        pack();
+        *slot = Some(place);
+    }
+}
+
 /// One sequence and one head.
 pub(super) struct Task<'a> {
     pub(super) layout: &'a Layout<'a>,
@@ -51,25 +72,33 @@ impl<'a> Task<'a> {
         self.layout.offsets[self.sequence]..self.layout.offsets[self.sequence + 1]
     }
 
-    /// Width of the head in queries and keys, and in values.
-    fn widths(&self) -> (usize, usize) {
-        let head = &self.layout.heads[self.head];
-        (head.query_key.1, head.value.1)
+    fn head(&self) -> &'a Head {
+        &self.layout.heads[self.head]
     }
 
-    /// First element of the head in buffers of queries and keys, and of values.
-    fn starts(&self) -> (usize, usize) {
-        let (head, first) = (&self.layout.heads[self.head], self.tokens().start);
-        (first * self.layout.query_key_stride + head.query_key.0, first * self.layout.value_stride + head.value.0)
+    /// First element of the head's columns in a buffer of rows.
+    fn start(&self, (column, _): (usize, usize), stride: usize) -> usize {
+        self.tokens().start * stride + column
     }
 
-    fn query_key<'b>(&self, data: &'b [f32]) -> Columns<'b> {
-        let start = self.starts().0.min(data.len());
-        Columns { data: &data[start..], stride: self.layout.query_key_stride, width: self.widths().0 }
+    fn columns<'b>(&self, data: &'b [f32], columns: (usize, usize), stride: usize) -> Columns<'b> {
+        Columns { data: &data[self.start(columns, stride).min(data.len())..], stride, width: columns.1 }
     }
 
-    fn value<'b>(&self, data: &'b [f32]) -> Columns<'b> {
-        Columns { data: &data[self.starts().1..], stride: self.layout.value_stride, width: self.widths().1 }
+    fn queries<'b>(&self, data: &'b [f32]) -> Columns<'b> {
+        self.columns(data, self.head().query, self.layout.query_stride)
+    }
+
+    fn keys<'b>(&self, data: &'b [f32]) -> Columns<'b> {
+        self.columns(data, self.head().key, self.layout.key_stride)
+    }
+
+    fn values<'b>(&self, data: &'b [f32]) -> Columns<'b> {
+        self.columns(data, self.head().value, self.layout.value_stride)
+    }
+
+    fn output<'b>(&self, data: &'b [f32]) -> Columns<'b> {
+        self.columns(data, self.head().output, self.layout.output_stride)
     }
 
     /// The blocks of queries, as equal as can be.
@@ -83,23 +112,22 @@ impl<'a> Task<'a> {
         let layout = self.layout;
         let dropout = layout.dropout.filter(|dropout| dropout.rate > 0.0);
         let dropout = dropout.map(|dropout| task_dropout(&dropout, layout.heads.len(), self.sequence, self.head));
+        let sight = Sight::new(layout.mask, self.tokens().len());
         Block {
-            rows: queries.len(),
-            first_query: queries.start,
-            keys: self.tokens().len(),
+            queries: Rows { first: queries.start, rows: queries.len(), sight },
             scale: layout.scale,
             bias: layout.position_bias.map(|(table, max)| {
                 let width = 2 * max - 1;
-                (&table[layout.heads[self.head].bias * width..][..width], max - 1)
+                (&table[self.head().bias * width..][..width], max - 1)
             }),
-            mask: dropout.map(|dropout| Mask::new(&dropout, 0)),
+            dropout: dropout.map(|dropout| dropout::Mask::new(&dropout, 0)),
         }
     }
 
     /// `output` of this sequence and head, and the log-sum-exp of each query.
     ///
     /// # Safety
-    /// This sequence's rows of this head's columns belong to this call alone.
+    /// This sequence's rows of this head's columns in the output belong to this call alone.
     pub(super) unsafe fn forward(
         &self,
         q: &[f32],
@@ -107,9 +135,11 @@ impl<'a> Task<'a> {
         v: &[f32],
         output: &Shared<'_>,
         log_sum_exp: Option<&Shared<'_>>,
+        packed: &mut Packed,
     ) {
         let (isa, n) = (self.isa, self.tokens().len());
-        let (key_width, width) = self.widths();
+        let (head, stride) = (self.head(), self.layout.output_stride);
+        let (key_width, width) = (head.key.1, head.value.1);
         if width == 0 || n == 0 {
             return;
         }
@@ -123,19 +153,17 @@ impl<'a> Task<'a> {
         let result = scratch.result.room(panels_length(rows, width));
         let sums = scratch.rows.room(2 * rows);
         let (inverse, log_sums) = sums.split_at_mut(rows);
-        fill_panels_transposed(isa, self.query_key(k), n, keys);
-        fill_panels(self.value(v), 0..n, values);
+        pack_once(&mut packed.keys, (self.sequence, head.key), || fill_panels_transposed(isa, self.keys(k), n, keys));
+        pack_once(&mut packed.values, (self.sequence, head.value), || fill_panels(self.values(v), 0..n, values));
         for queries in self.blocks() {
-            let rows = queries.len();
-            fill_left(isa, self.query_key(q), queries.clone(), left);
-            product(isa, Shape { rows, depth: key_width, outputs: n }, left, keys, scores, false);
-            softmax::forward(isa, &self.block(&queries), scores, middle, inverse, log_sums);
-            product(isa, Shape { rows, depth: n, outputs: width }, middle, values, result, false);
-            let stride = self.layout.value_stride;
+            let block = self.block(&queries);
+            fill_left(isa, self.queries(q), queries.clone(), left);
+            with_keys(isa, &block.queries, key_width, left, keys, scores);
+            softmax::forward(isa, &block, scores, middle, inverse, log_sums);
+            over_keys(isa, &block.queries, width, middle, values, result);
+            let at = self.start(head.output, stride) + queries.start * stride;
             // SAFETY: the caller's promise.
-            unsafe {
-                write(result, rows, width, Some(inverse), output, self.starts().1 + queries.start * stride, stride)
-            };
+            unsafe { write(result, queries.len(), width, Some(inverse), output, at, stride) };
             if let Some(saved) = log_sum_exp {
                 let heads = self.layout.heads.len();
                 for (i, &value) in queries.zip(log_sums.iter()) {
@@ -148,15 +176,24 @@ impl<'a> Task<'a> {
         SCRATCH.set(scratch);
     }
 
-    /// Gradients of queries, keys and values of this sequence and head; `d_bias`, one row of the table, is added to.
+    /// Gradients of queries, keys and values of this sequence and head; those of keys and values are added to unless the
+    /// head is the first of its group that has them; `d_bias`, one row of the table, is added to.
     ///
     /// # Safety
     /// This sequence's rows of this head's columns belong to this call alone.
-    pub(super) unsafe fn backward(&self, saved: &Saved<'_>, d: &Gradients<'_>, d_bias: &mut [f32]) {
-        let (isa, n) = (self.isa, self.tokens().len());
-        let (key_width, width) = self.widths();
-        let (key_start, value_start) = self.starts();
-        let (key_stride, stride) = (self.layout.query_key_stride, self.layout.value_stride);
+    pub(super) unsafe fn backward(
+        &self,
+        saved: &Saved<'_>,
+        d: &Gradients<'_>,
+        d_bias: &mut [f32],
+        member: &Member,
+        packed: &mut Packed,
+    ) {
+        let (isa, n, layout) = (self.isa, self.tokens().len(), self.layout);
+        let head = self.head();
+        let (key_width, width) = (head.key.1, head.value.1);
+        let (query_stride, key_stride) = (layout.query_stride, layout.key_stride);
+        let (query_start, key_start) = (self.start(head.query, query_stride), self.start(head.key, key_stride));
         if n == 0 {
             return;
         }
@@ -164,8 +201,10 @@ impl<'a> Task<'a> {
             for token in (0..n).filter(|_| key_width > 0) {
                 // SAFETY: the caller's promise.
                 unsafe {
-                    d.q.slice(key_start + token * key_stride, key_width).fill(0.0);
-                    d.k.slice(key_start + token * key_stride, key_width).fill(0.0);
+                    d.q.slice(query_start + token * query_stride, key_width).fill(0.0);
+                    if member.first_of_keys {
+                        d.k.slice(key_start + token * key_stride, key_width).fill(0.0);
+                    }
                 }
             }
             return;
@@ -186,40 +225,63 @@ impl<'a> Task<'a> {
         // Gradients of keys and values pile up over the blocks of queries.
         let d_keys = scratch.d_keys.room(panels_length(n, key_width));
         let d_values = scratch.d_values.room(panels_length(n, width));
-        fill_panels_transposed(isa, self.query_key(saved.k), n, keys);
-        fill_panels(self.query_key(saved.k), 0..n, keys_as_depth);
-        fill_panels_transposed(isa, self.value(saved.v), n, values);
+        pack_once(&mut packed.keys, (self.sequence, head.key), || {
+            fill_panels_transposed(isa, self.keys(saved.k), n, keys);
+            fill_panels(self.keys(saved.k), 0..n, keys_as_depth);
+        });
+        pack_once(&mut packed.values, (self.sequence, head.value), || {
+            fill_panels_transposed(isa, self.values(saved.v), n, values);
+        });
         for queries in self.blocks() {
             let rows = queries.len();
-            fill_left(isa, self.query_key(saved.q), queries.clone(), left);
-            product(isa, Shape { rows, depth: key_width, outputs: n }, left, keys, scores, false);
-            fill_left(isa, self.value(saved.d_output), queries.clone(), left);
-            product(isa, Shape { rows, depth: width, outputs: n }, left, values, gradients, false);
-            let (output, d_output) = (self.value(saved.output).data, self.value(saved.d_output).data);
-            let at = queries.start * stride;
-            softmax::row_dots(isa, &output[at..], &d_output[at..], stride, width, &mut delta[..rows]);
-            let heads = self.layout.heads.len();
+            let block = self.block(&queries);
+            fill_left(isa, self.queries(saved.q), queries.clone(), left);
+            with_keys(isa, &block.queries, key_width, left, keys, scores);
+            fill_left(isa, self.output(saved.d_output), queries.clone(), left);
+            with_keys(isa, &block.queries, width, left, values, gradients);
+            let (output, d_output) = (self.output(saved.output), self.output(saved.d_output));
+            let (stride, at) = (output.stride, queries.start * output.stride);
+            softmax::row_dots(isa, &output.data[at..], &d_output.data[at..], stride, width, &mut delta[..rows]);
+            let heads = layout.heads.len();
             for (value, i) in log_sums.iter_mut().zip(queries.clone()) {
                 *value = saved.log_sum_exp[(self.tokens().start + i) * heads + self.head];
             }
-            softmax::backward(isa, &self.block(&queries), scores, gradients, log_sums, delta, middle, d_bias);
-            product(isa, Shape { rows, depth: n, outputs: key_width }, middle, keys_as_depth, result, false);
+            softmax::backward(isa, &block, scores, gradients, log_sums, delta, middle, d_bias);
+            over_keys(isa, &block.queries, key_width, middle, keys_as_depth, result);
+            let at = query_start + queries.start * query_stride;
             // SAFETY: the caller's promise.
-            unsafe { write(result, rows, key_width, None, d.q, key_start + queries.start * key_stride, key_stride) };
-            let resume = queries.start > 0;
-            fill_panels(self.query_key(saved.q), queries.clone(), result);
-            let shape = Shape { rows: n, depth: rows, outputs: key_width };
-            add_transposed(isa, shape, gradients, result, left, d_keys, resume);
-            fill_panels(self.value(saved.d_output), queries.clone(), result);
-            let shape = Shape { rows: n, depth: rows, outputs: width };
-            add_transposed(isa, shape, scores, result, left, d_values, resume);
+            unsafe { write(result, rows, key_width, None, d.q, at, query_stride) };
+            fill_panels(self.queries(saved.q), queries.clone(), result);
+            add_transposed(isa, &block.queries, key_width, gradients, result, left, d_keys);
+            fill_panels(self.output(saved.d_output), queries.clone(), result);
+            add_transposed(isa, &block.queries, width, scores, result, left, d_values);
         }
+        let value_start = self.start(head.value, layout.value_stride);
         // SAFETY: the caller's promise.
         unsafe {
-            write_runs(d_keys, n, key_width, d.k, key_start, key_stride);
-            write_runs(d_values, n, width, d.v, value_start, stride);
+            write_runs(d_keys, n, key_width, d.k, key_start, key_stride, member.first_of_keys);
+            write_runs(d_values, n, width, d.v, value_start, layout.value_stride, member.first_of_values);
         }
         SCRATCH.set(scratch);
+    }
+}
+
+/// Products of a block's rows, `depth` columns of a left block, with the keys that they see, into panels.
+fn with_keys(isa: Isa, queries: &Rows, depth: usize, left: &[f32], keys: &[f32], out: &mut [f32]) {
+    let shape = Shape { rows: queries.rows, depth, outputs: queries.sight.keys };
+    for panel in panels(&queries.keys_of_all(&(0..queries.rows))) {
+        let part = Part { rows: queries.rows_of(panel), depth: 0..depth, panels: panel..panel + 1 };
+        product(isa, shape, part, left, keys, out, false);
+    }
+}
+
+/// Products of a block's rows, a left block with keys as depth, with `outputs` columns of panels, over the keys that a strip
+/// of rows sees.
+fn over_keys(isa: Isa, queries: &Rows, outputs: usize, left: &[f32], right: &[f32], out: &mut [f32]) {
+    let shape = Shape { rows: queries.rows, depth: queries.sight.keys, outputs };
+    for rows in queries.strips() {
+        let depth = queries.keys_of_all(&rows);
+        product(isa, shape, Part { rows, depth, panels: 0..outputs.div_ceil(PANEL) }, left, right, out, false);
     }
 }
 
@@ -228,35 +290,64 @@ fn runs(keys: usize) -> impl Iterator<Item = Range<usize>> {
     (0..keys).step_by(KEYS).map(move |first| first..keys.min(first + KEYS))
 }
 
-/// `sums += valuesᵀ right`, for keys as rows and queries as depth: values in panels `[depth, rows]`, `right` in panels
-/// `[depth, outputs]`; the sums are panels of one run of keys after the other.
+/// `sums += valuesᵀ right`, for keys as rows and the queries that see them as depth: values in panels of the block's rows,
+/// `right` in panels `[rows, outputs]`; the sums, begun by the first block that sees a key, are panels of one run of keys
+/// after the other.
 fn add_transposed(
     isa: Isa,
-    shape: Shape,
+    queries: &Rows,
+    outputs: usize,
     values: &[f32],
     right: &[f32],
     left: &mut [f32],
     sums: &mut [f32],
-    resume: bool,
 ) {
-    let Shape { rows: keys, depth: queries, outputs: width } = shape;
-    for run in runs(keys) {
-        let panels = &values[run.start * queries..][..run.len().next_multiple_of(PANEL) * queries];
-        fill_left_transposed(isa, panels, queries, left);
-        let sums = &mut sums[panels_length(run.start, width)..][..panels_length(run.len(), width)];
-        product(isa, Shape { rows: run.len(), depth: queries, outputs: width }, left, right, sums, resume);
+    let full = queries.sight.full();
+    for run in runs(queries.sight.keys) {
+        if panels(&run).all(|panel| queries.rows_of(panel).is_empty()) {
+            continue;
+        }
+        let in_panels = &values[run.start * queries.rows..][..run.len().next_multiple_of(PANEL) * queries.rows];
+        fill_left_transposed(isa, in_panels, queries.rows, left);
+        let sums = &mut sums[panels_length(run.start, outputs)..][..panels_length(run.len(), outputs)];
+        let shape = Shape { rows: run.len(), depth: queries.rows, outputs };
+        for first in (0..run.len()).step_by(if full { KEYS } else { PANEL }) {
+            let panel = (run.start + first) / PANEL;
+            let depth = queries.rows_of(panel);
+            if depth.is_empty() {
+                continue;
+            }
+            let rows = first..if full { run.len() } else { run.len().min(first + PANEL) };
+            let resume = queries.first > queries.sight.queries_of(panel).start;
+            product(isa, shape, Part { rows, depth, panels: 0..outputs.div_ceil(PANEL) }, left, right, sums, resume);
+        }
     }
 }
 
-/// Writes the sums of [`add_transposed`].
+/// Writes the sums of [`add_transposed`], or adds them to what is there.
 ///
 /// # Safety
 /// As [`write`].
-unsafe fn write_runs(sums: &[f32], keys: usize, width: usize, out: &Shared<'_>, at: usize, stride: usize) {
+unsafe fn write_runs(
+    sums: &[f32],
+    keys: usize,
+    width: usize,
+    out: &Shared<'_>,
+    at: usize,
+    stride: usize,
+    overwrite: bool,
+) {
     for run in runs(keys) {
         let sums = &sums[panels_length(run.start, width)..][..panels_length(run.len(), width)];
+        let at = at + run.start * stride;
         // SAFETY: the caller's promise.
-        unsafe { write(sums, run.len(), width, None, out, at + run.start * stride, stride) };
+        unsafe {
+            if overwrite {
+                write(sums, run.len(), width, None, out, at, stride);
+            } else {
+                add(sums, run.len(), width, out, at, stride);
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::cpu::Isa;
-use crate::matrix::operand::Left;
+use crate::matrix::operand::{Ahead, Left};
 use crate::matrix::packed::{PANEL, copy_columns};
 use crate::matrix::tile::{self, DEPTH_BLOCK, ROW_STRIDE, Tile};
 use crate::matrix::transpose::{GROUP, transpose_group};
@@ -94,29 +94,42 @@ pub(super) struct Shape {
     pub(super) outputs: usize,
 }
 
-/// `c = a b`, or `c += a b` if `resume`: a left block times panels, into panels.
-pub(super) fn product(isa: Isa, shape: Shape, a: &[f32], b: &[f32], c: &mut [f32], resume: bool) {
-    let Shape { rows, depth, outputs } = shape;
-    for panel in 0..outputs.div_ceil(PANEL) {
-        let c = &mut c[panel * rows * PANEL..][..rows * PANEL];
-        let b = &b[panel * depth * PANEL..][..depth * PANEL];
-        let outputs = PANEL.min(outputs - panel * PANEL);
-        for first in (0..depth.max(1)).step_by(DEPTH_BLOCK) {
-            let k = DEPTH_BLOCK.min(depth - first);
+/// The part of a product that is made: some rows, from some of the depth, for some panels of the outputs.
+pub(super) struct Part {
+    pub(super) rows: Range<usize>,
+    pub(super) depth: Range<usize>,
+    pub(super) panels: Range<usize>,
+}
+
+/// `c = a b`, or `c += a b` if `resume`, for a part of the shape: a left block times panels, into panels.
+pub(super) fn product(isa: Isa, shape: Shape, part: Part, a: &[f32], b: &[f32], c: &mut [f32], resume: bool) {
+    let Part { rows, depth, panels } = part;
+    for panel in panels {
+        let c = &mut c[(panel * shape.rows + rows.start) * PANEL..][..rows.len() * PANEL];
+        let b = &b[panel * shape.depth * PANEL..][..shape.depth * PANEL];
+        let outputs = PANEL.min(shape.outputs - panel * PANEL);
+        let mut first = depth.start;
+        // Without depth once, for the zeros.
+        loop {
+            let end = depth.end.min((first / DEPTH_BLOCK + 1) * DEPTH_BLOCK);
             tile::multiply(
                 isa,
                 &mut Tile {
-                    a: &a[left_place(rows, 0, first)..],
-                    rows,
+                    a: &a[left_place(shape.rows, rows.start, first)..],
+                    rows: rows.len(),
                     b: &b[first * PANEL..],
                     index: None,
-                    next: &[],
-                    k,
+                    next: Ahead::NOTHING,
+                    k: end - first,
                     outputs,
                     c,
-                    resume: resume || first > 0,
+                    resume: resume || first > depth.start,
                 },
             );
+            first = end;
+            if first >= depth.end {
+                break;
+            }
         }
     }
 }
@@ -145,6 +158,21 @@ pub(super) unsafe fn write(
                 Ok(out) => out.iter_mut().zip(values).for_each(|(out, &value)| *out = value * factor),
                 Err(_) => out.iter_mut().zip(values).for_each(|(out, &value)| *out = value * factor),
             }
+        }
+    }
+}
+
+/// Adds panels of `rows` rows to the columns of one head.
+///
+/// # Safety
+/// As [`write`].
+pub(super) unsafe fn add(panels: &[f32], rows: usize, width: usize, out: &Shared<'_>, at: usize, stride: usize) {
+    for (index, panel) in panels.chunks_exact((rows * PANEL).max(1)).take(width.div_ceil(PANEL)).enumerate() {
+        let count = PANEL.min(width - index * PANEL);
+        for (i, values) in panel.as_chunks::<PANEL>().0.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            let out = unsafe { out.slice(at + i * stride + index * PANEL, count) };
+            out.iter_mut().zip(values).for_each(|(out, &value)| *out += value);
         }
     }
 }

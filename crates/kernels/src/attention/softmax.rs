@@ -2,31 +2,23 @@
 //! block of scores in panels.
 
 use super::panels::left_place;
+use super::sight::{Rows, panels, partial};
 use crate::cpu::kernel;
-use crate::dropout::Mask;
+use crate::dropout;
 use crate::math::{self, mul_add};
 use crate::matrix::packed::PANEL;
 
-/// A block of scores: `rows` queries from `first_query` on against `keys` keys.
+/// A block of scores: some queries against the keys that they see.
 #[derive(Clone, Copy)]
 pub(super) struct Block<'a> {
-    pub(super) rows: usize,
-    pub(super) first_query: usize,
-    pub(super) keys: usize,
+    pub(super) queries: Rows,
     pub(super) scale: f32,
     /// The head's row of the position bias table, and the place in it that query 0 starts at.
     pub(super) bias: Option<(&'a [f32], usize)>,
-    pub(super) mask: Option<Mask>,
+    pub(super) dropout: Option<dropout::Mask>,
 }
 
 impl Block<'_> {
-    /// Whether a panel is the last one, with lanes that are no keys.
-    #[inline(always)]
-    fn partial(&self, panel: usize) -> Option<usize> {
-        let end = (panel + 1) * PANEL;
-        (end > self.keys).then(|| self.keys - panel * PANEL)
-    }
-
     /// Scales scores of row `i` and one panel, and adds the bias.
     #[inline(always)]
     fn finish<const FMA: bool>(&self, i: usize, panel: usize, scores: &mut [f32; PANEL]) {
@@ -36,7 +28,7 @@ impl Block<'_> {
             }
             return;
         };
-        let row = &table[origin - self.first_query - i + panel * PANEL..];
+        let row = &table[origin - self.queries.first - i + panel * PANEL..];
         let mut biases = [0.0; PANEL];
         match row.first_chunk::<PANEL>() {
             Some(row) => biases = *row,
@@ -49,14 +41,31 @@ impl Block<'_> {
 
     /// Dropout factors of row `i` and one panel.
     #[inline(always)]
-    fn factors(&self, mask: &Mask, i: usize, panel: usize) -> [f32; PANEL] {
+    fn factors(&self, mask: &dropout::Mask, i: usize, panel: usize) -> [f32; PANEL] {
         // Indices are taken modulo 2^32: they could only repeat in a sequence of more than 65,536 tokens.
-        let first = ((self.first_query + i) * self.keys + panel * PANEL) as u32;
+        let first = ((self.queries.first + i) * self.queries.sight.keys + panel * PANEL) as u32;
         let mut factors = [0.0; PANEL];
         for (lane, factor) in factors.iter_mut().enumerate() {
             *factor = mask.factor(first.wrapping_add(lane as u32));
         }
         factors
+    }
+}
+
+/// Puts `other` into all lanes but `low .. high`.
+#[inline(always)]
+fn keep(values: &mut [f32; PANEL], (low, high): (usize, usize), other: f32) {
+    let (low, high) = (low as u32, high as u32);
+    for (lane, value) in (0..).zip(values) {
+        *value = if lane >= low && lane < high { *value } else { other };
+    }
+}
+
+/// Zeros in row `i` of a left block, where its strip reads keys that the row does not see.
+#[inline(always)]
+fn clear(queries: Rows, i: usize, out: &mut [f32]) {
+    for panel in queries.unseen(i).into_iter().flatten() {
+        out[left_place(queries.rows, i, panel * PANEL)..][..PANEL].fill(0.0);
     }
 }
 
@@ -67,19 +76,22 @@ kernel! {
     /// The largest scores of all rows come first and the exponentials after them: rows do not wait for each other then.
     pub(super) fn forward(block: &Block<'_>, scores: &mut [f32], out: &mut [f32], inverse: &mut [f32], log_sum_exp: &mut [f32]) {
         let (scores, _) = scores.as_chunks_mut::<PANEL>();
-        let panels = block.keys.div_ceil(PANEL);
-        let (inverse, log_sum_exp) = (&mut inverse[..block.rows], &mut log_sum_exp[..block.rows]);
+        let queries = block.queries;
+        let (inverse, log_sum_exp) = (&mut inverse[..queries.rows], &mut log_sum_exp[..queries.rows]);
         for (i, maximum) in log_sum_exp.iter_mut().enumerate() {
             let mut largest = [f32::NEG_INFINITY; 16];
-            for panel in 0..panels {
-                let scores = &mut scores[panel * block.rows + i];
+            let keys = queries.keys_of(i);
+            for panel in panels(&keys) {
+                let scores = &mut scores[panel * queries.rows + i];
                 block.finish::<FMA>(i, panel, scores);
-                if let Some(count) = block.partial(panel) {
-                    for score in &mut scores[count..] {
-                        *score = f32::NEG_INFINITY;
-                    }
+                let mut seen = &*scores;
+                let mut masked;
+                if let Some(lanes) = partial(&keys, panel) {
+                    masked = *scores;
+                    keep(&mut masked, lanes, f32::NEG_INFINITY);
+                    seen = &masked;
                 }
-                for half in scores.as_chunks::<16>().0 {
+                for half in seen.as_chunks::<16>().0 {
                     for (largest, &score) in largest.iter_mut().zip(half) {
                         *largest = if score > *largest { score } else { *largest };
                     }
@@ -90,24 +102,44 @@ kernel! {
         for (i, (inverse, log_sum_exp)) in inverse.iter_mut().zip(log_sum_exp).enumerate() {
             let maximum = *log_sum_exp;
             let mut sums = [[0.0; 16]; PANEL / 16];
-            for panel in 0..panels {
-                let (scores, _) = scores[panel * block.rows + i].as_chunks::<16>();
-                let place = left_place(block.rows, i, panel * PANEL);
+            let keys = queries.keys_of(i);
+            for panel in panels(&keys) {
+                let (scores, _) = scores[panel * queries.rows + i].as_chunks::<16>();
+                let place = left_place(queries.rows, i, panel * PANEL);
                 let Some(out) = out[place..].first_chunk_mut::<PANEL>() else { unreachable!("room for whole panels") };
-                // Lanes of a half without keys are read by nobody.
-                let halves = block.partial(panel).unwrap_or(PANEL).div_ceil(16);
-                for ((out, scores), sums) in out.as_chunks_mut::<16>().0.iter_mut().zip(scores).zip(&mut sums).take(halves) {
-                    for ((out, &score), sum) in out.iter_mut().zip(scores).zip(sums) {
-                        *out = math::exp::<FMA>(score - maximum);
-                        *sum += *out;
+                match partial(&keys, panel) {
+                    None => {
+                        for ((out, scores), sums) in out.as_chunks_mut::<16>().0.iter_mut().zip(scores).zip(&mut sums) {
+                            for ((out, &score), sum) in out.iter_mut().zip(scores).zip(sums) {
+                                *out = math::exp::<FMA>(score - maximum);
+                                *sum += *out;
+                            }
+                        }
+                    }
+                    Some((low, high)) => {
+                        // Lanes of a half without keys are read by nobody, unless other rows of the strip see them.
+                        let halves = if queries.sight.full() { high.div_ceil(16) } else { PANEL / 16 };
+                        for (out, scores) in out.as_chunks_mut::<16>().0.iter_mut().zip(scores).take(halves) {
+                            for (out, &score) in out.iter_mut().zip(scores) {
+                                *out = math::exp::<FMA>(score - maximum);
+                            }
+                        }
+                        // Not by way of e^-∞: results that underflow cost a hundred times as much.
+                        keep(out, (low, high), 0.0);
+                        for (sums, out) in sums.iter_mut().zip(out.as_chunks::<16>().0) {
+                            for (sum, &out) in sums.iter_mut().zip(out) {
+                                *sum += out;
+                            }
+                        }
                     }
                 }
-                if let Some(mask) = &block.mask {
+                if let Some(mask) = &block.dropout {
                     for (out, &factor) in out.iter_mut().zip(&block.factors(mask, i, panel)) {
                         *out *= factor;
                     }
                 }
             }
+            clear(queries, i, out);
             let [mut lanes, others] = sums;
             for (lane, other) in lanes.iter_mut().zip(others) {
                 *lane += other;
@@ -126,16 +158,18 @@ kernel! {
     ) {
         let (scores, _) = scores.as_chunks_mut::<PANEL>();
         let (d, _) = d.as_chunks_mut::<PANEL>();
-        for i in 0..block.rows {
+        let queries = block.queries;
+        for i in 0..queries.rows {
             let (log_sum_exp, delta) = (log_sum_exp[i], delta[i]);
-            for panel in 0..block.keys.div_ceil(PANEL) {
-                let p = &mut scores[panel * block.rows + i];
-                let d = &mut d[panel * block.rows + i];
+            let keys = queries.keys_of(i);
+            for panel in panels(&keys) {
+                let p = &mut scores[panel * queries.rows + i];
+                let d = &mut d[panel * queries.rows + i];
                 block.finish::<FMA>(i, panel, p);
                 for p in p.iter_mut() {
                     *p = math::exp::<FMA>(*p - log_sum_exp);
                 }
-                match &block.mask {
+                match &block.dropout {
                     Some(mask) => {
                         let factors = block.factors(mask, i, panel);
                         for ((p, d), &factor) in p.iter_mut().zip(d.iter_mut()).zip(&factors) {
@@ -149,20 +183,25 @@ kernel! {
                         }
                     }
                 }
+                if let (false, Some(lanes)) = (queries.sight.full(), partial(&keys, panel)) {
+                    keep(p, lanes, 0.0);
+                    keep(d, lanes, 0.0);
+                }
                 if let (false, Some((_, origin))) = (d_bias.is_empty(), block.bias) {
-                    let count = block.partial(panel).unwrap_or(PANEL);
-                    let row = &mut d_bias[origin - block.first_query - i + panel * PANEL..][..count];
+                    let count = PANEL.min(queries.sight.keys - panel * PANEL);
+                    let row = &mut d_bias[origin - block.queries.first - i + panel * PANEL..][..count];
                     for (sum, &d) in row.iter_mut().zip(d.iter()) {
                         *sum += d;
                     }
                 }
-                let place = left_place(block.rows, i, panel * PANEL);
+                let place = left_place(queries.rows, i, panel * PANEL);
                 let Some(out) = out[place..].first_chunk_mut::<PANEL>() else { unreachable!("room for whole panels") };
                 for (out, d) in out.iter_mut().zip(d.iter_mut()) {
                     *d *= block.scale;
                     *out = *d;
                 }
             }
+            clear(queries, i, out);
         }
     }
 

@@ -1,12 +1,13 @@
 //! The blocked product that weights and their gradients go through. It splits rows and panels into tasks, the depth into
-//! blocks, and writes each result once, after its last depth block.
+//! blocks, and writes each result once, after its last depth block. A few rows take the way of [`stream`] instead.
 
 use std::cell::Cell;
 use std::ops::Range;
 
 use super::aligned::Aligned;
-use super::operand::{Left, Right};
+use super::operand::{Ahead, Left, Panels, Right};
 use super::packed::PANEL;
+use super::stream::{self, Stream};
 use super::tile::{self, DEPTH_BLOCK, ROW_STRIDE, Tile};
 use crate::activation::{self, Activation};
 use crate::cpu::{Isa, kernel};
@@ -18,6 +19,9 @@ const ROW_BLOCK: usize = 112;
 const PANEL_BLOCK: usize = 32;
 /// Multiply-adds below which another task does not pay.
 const TASK_MULTIPLY_ADDS: usize = 1 << 19;
+/// Bytes of a weight below which another task of a few rows does not pay, and below which no second thread does.
+const TASK_BYTES: usize = 1 << 18;
+const PARALLEL_BYTES: usize = 1 << 20;
 
 /// Where results go: `out[t * stride + column(n)]`.
 #[derive(Clone, Copy)]
@@ -44,11 +48,13 @@ pub(crate) struct Product<'a> {
 #[derive(Default)]
 struct Scratch {
     left: Aligned,
+    wide: Aligned,
     result: Aligned,
 }
 
 thread_local! {
     static SCRATCH: Cell<Scratch> = Cell::default();
+    static LEFT: Cell<Aligned> = Cell::default();
 }
 
 impl Product<'_> {
@@ -58,6 +64,10 @@ impl Product<'_> {
     /// The places of the target are inside its buffer, for the time of the call nothing else reads or writes them, and no
     /// two results share one.
     pub(crate) unsafe fn run(&self, isa: Isa) {
+        if self.right.index.is_none() && (1..=stream::most_rows(isa)).contains(&self.rows) {
+            // SAFETY: the caller's promise.
+            return unsafe { self.few_rows(isa) };
+        }
         let work = self.rows * self.outputs * self.depth;
         let threads = rayon::current_num_threads();
         let wanted = if threads == 1 { 1 } else { (work / TASK_MULTIPLY_ADDS).clamp(1, 4 * threads) };
@@ -77,6 +87,43 @@ impl Product<'_> {
         });
     }
 
+    /// A few rows: all of them at once against every panel, which passes through the registers once.
+    ///
+    /// # Safety
+    /// As [`Product::run`].
+    unsafe fn few_rows(&self, isa: Isa) {
+        let (rows, depth) = (self.rows, self.depth);
+        let panels = self.outputs.div_ceil(PANEL);
+        let blocks = depth.div_ceil(DEPTH_BLOCK);
+        let mut scratch = LEFT.take();
+        let left = scratch.room(blocks * rows * ROW_STRIDE);
+        for block in 0..blocks {
+            let depth = block * DEPTH_BLOCK..depth.min((block + 1) * DEPTH_BLOCK);
+            self.left.fill(isa, 0..rows, depth, &mut left[block * rows * ROW_STRIDE..]);
+        }
+        let threads = rayon::current_num_threads();
+        let bytes = 4 * panels * self.right.panels.panel_length(depth);
+        let parallel = threads > 1 && bytes >= PARALLEL_BYTES;
+        // As many for every thread, where there are panels enough.
+        let tasks = if parallel { (bytes / TASK_BYTES / threads).clamp(1, 4) * threads } else { 1 }.min(panels);
+        let left = &*left;
+        parallel::tasks(tasks, parallel, |task| {
+            let mut results = [0.0; stream::RESULTS];
+            let own = part(panels, tasks, task);
+            for first in own.clone().step_by(stream::PANELS) {
+                let count = stream::PANELS.min(own.end - first);
+                let c = &mut results[..count * rows * PANEL];
+                stream::multiply(isa, &mut Stream { a: left, rows, panels: self.right.panels, depth, first, count, c });
+                for (panel, c) in (first..).zip(c.chunks_exact_mut(rows * PANEL)) {
+                    let outputs = PANEL.min(self.outputs - panel * PANEL);
+                    // SAFETY: tasks write different panels; the rest is the caller's promise.
+                    unsafe { self.target.write(isa, 0, panel * PANEL, outputs, c) };
+                }
+            }
+        });
+        LEFT.set(scratch);
+    }
+
     /// # Safety
     /// As [`Product::run`], for the rows and panels given.
     unsafe fn block(&self, isa: Isa, rows: Range<usize>, panels: Range<usize>) {
@@ -87,6 +134,10 @@ impl Product<'_> {
         let result_length = rows.len() * PANEL;
         // With one depth block every panel is finished at once and can use the same place.
         let kept_panels = if depth_blocks == 1 { 1 } else { panels.len() };
+        let wide = match self.right.panels {
+            Panels::F32(_) => &mut [],
+            Panels::Bf16(_) => scratch.wide.room(DEPTH_BLOCK * PANEL),
+        };
         let results = scratch.result.room(result_length * kept_panels);
         for depth_block in 0..depth_blocks {
             let depth = part(self.depth, depth_blocks, depth_block);
@@ -95,9 +146,9 @@ impl Product<'_> {
                 let outputs = PANEL.min(self.outputs - panel * PANEL);
                 let place = if depth_blocks == 1 { 0 } else { panel - panels.start };
                 let c = &mut results[place * result_length..][..result_length];
-                let b = self.right.block(panel, depth.clone());
-                let index = self.right.index.map(|index| &index[depth.clone()]);
-                let next = if panel + 1 < panels.end { self.right.block(panel + 1, depth.clone()) } else { &[] };
+                let (b, index) = self.right.block(isa, panel, depth.clone(), wide);
+                let more = panel + 1 < panels.end;
+                let next = if more { self.right.ahead(panel + 1, depth.clone()) } else { Ahead::NOTHING };
                 let (rows, k, resume) = (rows.len(), depth.len(), depth_block > 0);
                 tile::multiply(isa, &mut Tile { a: left, rows, b, index, next, k, outputs, c, resume });
                 if depth_block + 1 == depth_blocks {

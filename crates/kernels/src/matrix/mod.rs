@@ -1,23 +1,25 @@
 //! Products with a frozen weight: gather and scale the input's columns, multiply, then scale, bias, activation and
-//! scatter. The weight is packed once into panels of 32 outputs.
+//! scatter. The weight is packed once into panels of 32 outputs, in `f32` or bf16; activations and sums are `f32`.
 
 pub(crate) mod aligned;
+pub mod bf16;
 mod driver;
 pub(crate) mod operand;
 pub(crate) mod packed;
+mod stream;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tile;
 pub(crate) mod transpose;
 
 pub use crate::activation::Activation;
-pub use packed::{PANEL, PackedMatrix};
+pub use packed::{PANEL, PackedMatrix, Precision};
 
 use std::cell::Cell;
 
 use aligned::Aligned;
 use driver::{Product, Target};
-use operand::{Left, Right};
+use operand::{Left, Panels, Right};
 
 use crate::cpu;
 use crate::parallel::Shared;
@@ -171,7 +173,7 @@ pub fn multiply_transposed(
             depth,
             outputs: k,
             left: Left::Transposed { data: &a[first * a_stride..], stride: a_stride },
-            right: Right { panels: packed, stored_depth: depth, index: None },
+            right: Right { panels: Panels::F32(packed), stored_depth: depth, index: None },
             target: Target {
                 out: shared,
                 stride: k,

@@ -1,8 +1,9 @@
 //! Where the driver's blocks come from: left operands are copied into row-major blocks, gathered, scaled or transposed on
-//! the way; right operands lie ready in panels.
+//! the way; right operands lie ready in panels, or are widened from bf16 panels a block at a time.
 
 use std::ops::Range;
 
+use super::bf16::{self, panel_words, widen_gathered, widen_run};
 use super::packed::PANEL;
 use super::tile::ROW_STRIDE;
 use super::transpose::{GROUP, transpose_group};
@@ -50,21 +51,98 @@ impl Left<'_> {
     }
 }
 
-/// The right operand, `[depth, outputs]`, in panels of 32 outputs: `[panel, stored_depth, 32]`.
+/// The elements of a right operand, panels of 32 outputs, each with all depths.
+#[derive(Clone, Copy)]
+pub(crate) enum Panels<'a> {
+    /// `[panel, stored_depth, 32]`.
+    F32(&'a [f32]),
+    /// `[panel, stored_depth / 2, 32]` words of two depths, as in [`bf16`].
+    Bf16(&'a [u32]),
+}
+
+impl<'a> Panels<'a> {
+    /// Elements of four bytes that a panel takes.
+    pub(crate) fn panel_length(self, depth: usize) -> usize {
+        match self {
+            Panels::F32(_) => depth * PANEL,
+            Panels::Bf16(_) => panel_words(depth),
+        }
+    }
+
+    /// Lane `lane` of a panel at depth `k`.
+    pub(crate) fn at(self, stored_depth: usize, panel: usize, k: usize, lane: usize) -> f32 {
+        let start = panel * self.panel_length(stored_depth);
+        match self {
+            Panels::F32(data) => data[start + k * PANEL + lane],
+            Panels::Bf16(words) => bf16::at(&words[start..], k, lane),
+        }
+    }
+}
+
+/// The right operand, `[depth, outputs]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Right<'a> {
-    pub(crate) panels: &'a [f32],
+    pub(crate) panels: Panels<'a>,
     pub(crate) stored_depth: usize,
     /// Depth `k` is the stored depth `index[k]`; `None` = `k`.
     pub(crate) index: Option<&'a [u32]>,
 }
 
-impl Right<'_> {
-    /// The rows of 32 among which the depths of a panel are: all of them with an index, exactly those without.
-    pub(crate) fn block(&self, panel: usize, depth: Range<usize>) -> &[f32] {
-        let depth = if self.index.is_some() { 0..self.stored_depth } else { depth };
-        &self.panels[(panel * self.stored_depth + depth.start) * PANEL..][..depth.len() * PANEL]
+/// A block of a panel as the tiles take it: rows of 32, and the row of each depth (`None` = in order).
+pub(crate) type Block<'a> = (&'a [f32], Option<&'a [u32]>);
+
+impl<'a> Right<'a> {
+    /// The depths `depth` of a panel. `wide` has room for them: bf16 panels are widened, and gathered on the way, so that one
+    /// set of tiles serves both and a bf16 weight gives the bits of its `f32` twin.
+    pub(crate) fn block<'b>(&self, isa: Isa, panel: usize, depth: Range<usize>, wide: &'b mut [f32]) -> Block<'b>
+    where
+        'a: 'b,
+    {
+        let index = self.index.map(|index| &index[depth.clone()]);
+        match self.panels {
+            Panels::F32(data) => {
+                let depth = if index.is_some() { 0..self.stored_depth } else { depth };
+                (&data[(panel * self.stored_depth + depth.start) * PANEL..][..depth.len() * PANEL], index)
+            }
+            Panels::Bf16(words) => {
+                let length = panel_words(self.stored_depth);
+                let words = &words[panel * length..][..length];
+                let wide = &mut wide[..depth.len() * PANEL];
+                match index {
+                    Some(index) => widen_gathered(isa, words, index, wide),
+                    None => widen_run(isa, words, depth.start, wide),
+                }
+                (wide, None)
+            }
+        }
     }
+
+    /// Where the depths `depth` of a panel begin, for fetching ahead.
+    pub(crate) fn ahead(&self, panel: usize, depth: Range<usize>) -> Ahead {
+        let start = panel * self.panels.panel_length(self.stored_depth);
+        match self.panels {
+            Panels::F32(data) => {
+                let first = if self.index.is_some() { 0 } else { depth.start };
+                Ahead { start: data.as_ptr().wrapping_add(start + first * PANEL), step: PANEL }
+            }
+            Panels::Bf16(words) => {
+                let first = self.index.map_or(depth.start, |index| index.get(depth.start).map_or(0, |&k| k as usize));
+                Ahead { start: words.as_ptr().wrapping_add(start + first / 2 * PANEL).cast(), step: PANEL / 2 }
+            }
+        }
+    }
+}
+
+/// What is fetched into the cache while a tile is computed: `step` elements a depth from `start` on. Need not be valid.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(crate) struct Ahead {
+    pub(crate) start: *const f32,
+    pub(crate) step: usize,
+}
+
+impl Ahead {
+    pub(crate) const NOTHING: Ahead = Ahead { start: std::ptr::null(), step: 0 };
 }
 
 kernel! {

@@ -1,10 +1,14 @@
-//! The packed form of a frozen weight: panels of 32 outputs, each `[depth, 32]`, the last one padded. The form is the same
-//! for every instruction set.
+//! The packed form of a frozen weight: panels of 32 outputs, the last one padded, in `f32` or bf16. The form is the same for
+//! every instruction set, and other packings can be made from it exactly, so that no plain weight has to be kept.
 
+use std::fmt;
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::aligned::Aligned;
-use super::operand::Right;
+use super::bf16::{narrow_run, panel_words, round, widen};
+use super::operand::{Panels, Right};
 use super::transpose::{GROUP, transpose_group};
 use crate::cpu;
 use crate::parallel::{self, Shared};
@@ -15,12 +19,75 @@ pub const PANEL: usize = 32;
 /// Depths or rows packed at a time: what is read and written together stays in the first-level cache.
 const RUN: usize = 64;
 
+/// Panels of bf16 that a task fills, so that it reads whole lines of the weight's rows.
+const PANELS: usize = 8;
+
+/// What a packed weight is held in. Activations and sums are `f32` with either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Precision {
+    /// Four bytes a weight.
+    #[default]
+    F32,
+    /// Two bytes a weight, the upper half of an `f32`, rounded to nearest even.
+    Bf16,
+}
+
+impl Precision {
+    /// `f32` or `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        }
+    }
+
+    /// Bytes of a weight.
+    pub fn bytes(self) -> usize {
+        match self {
+            Precision::F32 => 4,
+            Precision::Bf16 => 2,
+        }
+    }
+
+    /// The value that a weight has once it is held in this precision.
+    pub fn round(self, value: f32) -> f32 {
+        match self {
+            Precision::F32 => value,
+            Precision::Bf16 => widen(round(value)),
+        }
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            other => Err(format!("expected f32 or bf16, found {other:?}")),
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Storage {
+    F32(Aligned),
+    Bf16(Aligned<u32>),
+}
+
 /// A weight packed once for many products.
 #[derive(Debug, Clone)]
 pub struct PackedMatrix {
     outputs: usize,
     depth: usize,
-    panels: Aligned,
+    panels: Storage,
 }
 
 impl PackedMatrix {
@@ -29,29 +96,29 @@ impl PackedMatrix {
     /// # Panics
     /// If the weight is not `rows × columns` or a kept row is not below `rows`.
     pub fn rows(weight: &[f32], rows: usize, columns: usize, kept: Option<&[u32]>) -> Self {
+        Self::rows_in(Precision::F32, weight, rows, columns, kept)
+    }
+
+    /// As [`PackedMatrix::rows`], held in `precision`.
+    ///
+    /// # Panics
+    /// As [`PackedMatrix::rows`].
+    pub fn rows_in(precision: Precision, weight: &[f32], rows: usize, columns: usize, kept: Option<&[u32]>) -> Self {
         assert_eq!(weight.len(), rows * columns, "PackedMatrix::rows: weight of {rows} rows and {columns} columns");
         let outputs = kept_count("PackedMatrix::rows", kept, rows);
         let isa = cpu::isa();
-        let mut panels = Aligned::zeros(outputs.div_ceil(PANEL) * columns * PANEL);
-        let shared = Shared::new(panels.as_mut_slice());
-        parallel::tasks(outputs.div_ceil(PANEL), outputs * columns > parallel::TASK_ELEMENTS, |panel| {
+        Self::filled(precision, outputs, columns, |panel, run, out| {
             let last = outputs - panel * PANEL - 1;
-            // SAFETY: every task has a panel of its own.
-            let out = unsafe { shared.slice(panel * columns * PANEL, columns * PANEL) };
-            for first in (0..columns).step_by(RUN) {
-                let run = first..columns.min(first + RUN);
-                for start in (0..PANEL).step_by(GROUP) {
-                    // Lanes beyond the outputs repeat the last one; nobody reads their results.
-                    let group: [&[f32]; GROUP] = std::array::from_fn(|i| {
-                        let output = panel * PANEL + (start + i).min(last);
-                        let row = kept.map_or(output, |kept| kept[output] as usize);
-                        &weight[row * columns..][run.clone()]
-                    });
-                    transpose_group(isa, &group, &mut out[first * PANEL + start..], PANEL);
-                }
+            for start in (0..PANEL).step_by(GROUP) {
+                // Lanes beyond the outputs repeat the last one; nobody reads their results.
+                let group: [&[f32]; GROUP] = std::array::from_fn(|i| {
+                    let output = panel * PANEL + (start + i).min(last);
+                    let row = kept.map_or(output, |kept| kept[output] as usize);
+                    &weight[row * columns..][run.clone()]
+                });
+                transpose_group(isa, &group, &mut out[start..], PANEL);
             }
-        });
-        Self { outputs, depth: columns, panels }
+        })
     }
 
     /// Packs the (kept) columns of `weight` as outputs, its rows as depth: for `dx = dy W`.
@@ -59,11 +126,126 @@ impl PackedMatrix {
     /// # Panics
     /// If the weight is not `rows × columns` or a kept column is not below `columns`.
     pub fn columns(weight: &[f32], rows: usize, columns: usize, kept: Option<&[u32]>) -> Self {
+        Self::columns_in(Precision::F32, weight, rows, columns, kept)
+    }
+
+    /// As [`PackedMatrix::columns`], held in `precision`.
+    ///
+    /// # Panics
+    /// As [`PackedMatrix::columns`].
+    pub fn columns_in(precision: Precision, weight: &[f32], rows: usize, columns: usize, kept: Option<&[u32]>) -> Self {
         assert_eq!(weight.len(), rows * columns, "PackedMatrix::columns: weight of {rows} rows and {columns} columns");
         let outputs = kept_count("PackedMatrix::columns", kept, columns);
-        let mut panels = Aligned::zeros(outputs.div_ceil(PANEL) * rows * PANEL);
-        pack_columns(weight, columns, rows, outputs, kept, panels.as_mut_slice());
-        Self { outputs, depth: rows, panels }
+        if precision == Precision::F32 {
+            let mut panels = Aligned::zeros(outputs.div_ceil(PANEL) * rows * PANEL);
+            pack_columns(weight, columns, rows, outputs, kept, panels.as_mut_slice());
+            return Self { outputs, depth: rows, panels: Storage::F32(panels) };
+        }
+        Self::filled(precision, outputs, rows, |panel, run, out| {
+            let first = panel * PANEL;
+            copy_columns(weight, columns, run, first, PANEL.min(outputs - first), kept, out);
+        })
+    }
+
+    /// The (kept) outputs of this weight, packed anew in the same precision: the very values.
+    ///
+    /// # Panics
+    /// If a kept output is not below [`PackedMatrix::outputs`].
+    pub fn repack(&self, kept_outputs: Option<&[u32]>) -> Self {
+        let outputs = kept_count("PackedMatrix::repack", kept_outputs, self.outputs);
+        let panels = self.panels();
+        Self::filled(self.precision(), outputs, self.depth, |panel, run, out| {
+            let lanes = PANEL.min(outputs - panel * PANEL);
+            let places: [usize; PANEL] = std::array::from_fn(|lane| {
+                let output = panel * PANEL + lane.min(lanes - 1);
+                kept_outputs.map_or(output, |kept| kept[output] as usize)
+            });
+            for (out, k) in out.as_chunks_mut::<PANEL>().0.iter_mut().zip(run) {
+                for (out, place) in out.iter_mut().zip(places) {
+                    *out = panels.at(self.depth, place / PANEL, k, place % PANEL);
+                }
+            }
+        })
+    }
+
+    /// The transposed weight in the same precision: the (kept) depths of this one as outputs, its outputs as depth.
+    ///
+    /// # Panics
+    /// If a kept depth is not below [`PackedMatrix::depth`].
+    pub fn transposed(&self, kept_depths: Option<&[u32]>) -> Self {
+        let outputs = kept_count("PackedMatrix::transposed", kept_depths, self.depth);
+        let panels = self.panels();
+        Self::filled(self.precision(), outputs, self.outputs, |panel, run, out| {
+            let lanes = PANEL.min(outputs - panel * PANEL);
+            for lane in 0..PANEL {
+                let output = panel * PANEL + lane.min(lanes - 1);
+                let k = kept_depths.map_or(output, |kept| kept[output] as usize);
+                for (out, n) in out[lane..].iter_mut().step_by(PANEL).zip(run.clone()) {
+                    *out = panels.at(self.depth, n / PANEL, k, n % PANEL);
+                }
+            }
+        })
+    }
+
+    /// Writes the weights of one output, one a depth.
+    ///
+    /// # Panics
+    /// If `output` is not below [`PackedMatrix::outputs`] or `row` has another length than [`PackedMatrix::depth`].
+    pub fn unpack_row(&self, output: usize, row: &mut [f32]) {
+        assert!(output < self.outputs, "PackedMatrix::unpack_row: output {output} of {}", self.outputs);
+        assert_eq!(row.len(), self.depth, "PackedMatrix::unpack_row: a row of the depth");
+        let panels = self.panels();
+        for (k, value) in row.iter_mut().enumerate() {
+            *value = panels.at(self.depth, output / PANEL, k, output % PANEL);
+        }
+    }
+
+    /// Packs what `fill(panel, depths, out)` writes: rows of 32 lanes, one a depth, the depths a run from a multiple of
+    /// [`RUN`] on.
+    fn filled(
+        precision: Precision,
+        outputs: usize,
+        depth: usize,
+        fill: impl Fn(usize, Range<usize>, &mut [f32]) + Sync,
+    ) -> Self {
+        let panels = outputs.div_ceil(PANEL);
+        let parallel = outputs * depth > parallel::TASK_ELEMENTS;
+        let runs = || (0..depth).step_by(RUN).map(|first| first..depth.min(first + RUN));
+        let panels = match precision {
+            Precision::F32 => {
+                let mut data = Aligned::zeros(panels * depth * PANEL);
+                let shared = Shared::new(data.as_mut_slice());
+                parallel::tasks(panels, parallel, |panel| {
+                    // SAFETY: every task has a panel of its own.
+                    let out = unsafe { shared.slice(panel * depth * PANEL, depth * PANEL) };
+                    runs().for_each(|run| fill(panel, run.clone(), &mut out[run.start * PANEL..run.end * PANEL]));
+                });
+                Storage::F32(data)
+            }
+            Precision::Bf16 => {
+                let (isa, length) = (cpu::isa(), panel_words(depth));
+                let mut data = Aligned::<u32>::zeros(panels * length);
+                let fill_group = |group: usize, out: &mut [u32]| {
+                    let mut rows = Aligned::<f32>::zeros(RUN * PANEL);
+                    for run in runs() {
+                        for (index, out) in out.chunks_exact_mut(length).enumerate() {
+                            let rows = &mut rows.as_mut_slice()[..run.len() * PANEL];
+                            fill(group * PANELS + index, run.clone(), rows);
+                            narrow_run(isa, rows, &mut out[run.start / 2 * PANEL..]);
+                        }
+                    }
+                };
+                let out = &mut data.as_mut_slice()[..panels * length];
+                let group = (PANELS * length).max(1);
+                if parallel && rayon::current_num_threads() > 1 {
+                    out.par_chunks_mut(group).enumerate().for_each(|(group, out)| fill_group(group, out));
+                } else {
+                    out.chunks_mut(group).enumerate().for_each(|(group, out)| fill_group(group, out));
+                }
+                Storage::Bf16(data)
+            }
+        };
+        Self { outputs, depth, panels }
     }
 
     /// Outputs `N`.
@@ -76,13 +258,31 @@ impl PackedMatrix {
         self.depth
     }
 
+    /// What the weight is held in.
+    pub fn precision(&self) -> Precision {
+        match self.panels {
+            Storage::F32(_) => Precision::F32,
+            Storage::Bf16(_) => Precision::Bf16,
+        }
+    }
+
     /// Memory of the panels.
     pub fn size_bytes(&self) -> usize {
-        size_of_val(self.panels.as_slice())
+        match &self.panels {
+            Storage::F32(panels) => size_of_val(panels.as_slice()),
+            Storage::Bf16(panels) => size_of_val(panels.as_slice()),
+        }
+    }
+
+    fn panels(&self) -> Panels<'_> {
+        match &self.panels {
+            Storage::F32(panels) => Panels::F32(panels.as_slice()),
+            Storage::Bf16(panels) => Panels::Bf16(panels.as_slice()),
+        }
     }
 
     pub(crate) fn operand<'a>(&'a self, index: Option<&'a [u32]>) -> Right<'a> {
-        Right { panels: self.panels.as_slice(), stored_depth: self.depth, index }
+        Right { panels: self.panels(), stored_depth: self.depth, index }
     }
 }
 

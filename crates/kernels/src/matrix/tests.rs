@@ -1,4 +1,4 @@
-//! Every product against f64 loops, on every instruction set, with sizes 0, 1 and ragged tails.
+//! Every product against f64 loops, on every instruction set and in both precisions, with sizes 0, 1 and ragged tails.
 
 use proptest::prelude::*;
 
@@ -28,6 +28,7 @@ struct Case {
     scaled: bool,
     add: bool,
     transposed: bool,
+    precision: Precision,
     activation: Activation,
     key: u64,
 }
@@ -36,9 +37,12 @@ fn case() -> impl Strategy<Value = Case> {
     let size = prop_oneof![Just(0_usize), Just(1), 2..40_usize, 60..70_usize, 250..300_usize];
     let share = prop::option::of(0..=100_u64);
     let activation = prop::sample::select(vec![Activation::None, Activation::Gelu, Activation::Relu, Activation::Tanh]);
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    (size.clone(), size.clone(), size, share.clone(), share, flags, activation, any::<u64>()).prop_map(
-        |(rows, outputs, depth, gather, keep, (scatter, scaled, add, transposed), activation, key)| Case {
+    let precision = prop::sample::select(vec![Precision::F32, Precision::Bf16]);
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), precision);
+    // A few rows go another way than many.
+    let rows = prop_oneof![1..16_usize, size.clone()];
+    (rows, size.clone(), size, share.clone(), share, flags, activation, any::<u64>()).prop_map(
+        |(rows, outputs, depth, gather, keep, (scatter, scaled, add, transposed, precision), activation, key)| Case {
             rows,
             outputs,
             depth,
@@ -48,6 +52,7 @@ fn case() -> impl Strategy<Value = Case> {
             scaled,
             add,
             transposed,
+            precision,
             activation,
             key,
         },
@@ -55,17 +60,19 @@ fn case() -> impl Strategy<Value = Case> {
 }
 
 fn check(case: &Case) {
-    let Case { rows, outputs, depth, key, .. } = *case;
-    let weight = numbers(key, outputs * depth);
+    let Case { rows, outputs, depth, precision, key, .. } = *case;
+    let mut weight = numbers(key, outputs * depth);
     let kept: Vec<u32> = case.keep.map_or((0..outputs as u32).collect(), |share| subset(key ^ 1, outputs, share));
     let kept_option = case.keep.map(|_| kept.as_slice());
     let packed = if case.transposed {
         let turned: Vec<f32> =
             (0..depth).flat_map(|k| (0..outputs).map(move |n| (n, k))).map(|(n, k)| weight[n * depth + k]).collect();
-        PackedMatrix::columns(&turned, depth, outputs, kept_option)
+        PackedMatrix::columns_in(precision, &turned, depth, outputs, kept_option)
     } else {
-        PackedMatrix::rows(&weight, outputs, depth, kept_option)
+        PackedMatrix::rows_in(precision, &weight, outputs, depth, kept_option)
     };
+    // The weight as it is held is the operand: products add no rounding of their own.
+    weight.iter_mut().for_each(|value| *value = precision.round(*value));
     // A gated product: the input's open columns pair with the same rows of the packed weight.
     let open: Vec<u32> = case.gather.map_or((0..depth as u32).collect(), |share| subset(key ^ 2, depth, share));
     let open_option = case.gather.map(|_| open.as_slice());
@@ -116,7 +123,7 @@ fn check(case: &Case) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn multiply_equals_the_definition(case in case()) {
@@ -161,33 +168,137 @@ fn multiply_transposed_goes_on_where_packing_starts_anew() {
     }
 }
 
+/// `x · packedᵀ` for `rows` rows.
+fn plain(x: &[f32], rows: usize, packed: &PackedMatrix) -> Vec<f32> {
+    let (stride, outputs) = (packed.depth(), packed.outputs());
+    let mut out = vec![0.0; rows * outputs];
+    multiply(
+        &Input { data: x, rows, stride, columns: None, scale: None },
+        packed,
+        None,
+        &mut Output {
+            data: &mut out,
+            stride: outputs,
+            columns: None,
+            bias: None,
+            scale: None,
+            activation: Activation::None,
+            add: false,
+        },
+    );
+    out
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+const BOTH: [Precision; 2] = [Precision::F32, Precision::Bf16];
+
 #[test]
 fn products_have_the_same_bits_for_any_number_of_threads() {
-    let (rows, outputs, depth) = (203, 390, 517);
-    let packed = PackedMatrix::rows(&numbers(1, outputs * depth), outputs, depth, None);
-    let x = numbers(2, rows * depth);
-    let run = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
-        let mut out = vec![0.0; rows * outputs];
-        pool.install(|| {
-            multiply(
-                &Input { data: &x, rows, stride: depth, columns: None, scale: None },
-                &packed,
-                None,
-                &mut Output {
-                    data: &mut out,
-                    stride: outputs,
-                    columns: None,
-                    bias: None,
-                    scale: None,
-                    activation: Activation::None,
-                    add: false,
-                },
-            );
-        });
-        out.iter().map(|value| value.to_bits()).collect::<Vec<_>>()
-    };
-    let one = run(1);
-    assert_eq!(one, run(2));
-    assert_eq!(one, run(3));
+    // Beyond the bytes below which a few rows stay on one thread.
+    let (outputs, depth) = (1_110, 517);
+    let weight = numbers(1, outputs * depth);
+    for (precision, rows) in BOTH.into_iter().flat_map(|precision| [1, 5, 9, 203].map(|rows| (precision, rows))) {
+        let packed = PackedMatrix::rows_in(precision, &weight, outputs, depth, None);
+        let x = numbers(2, rows * depth);
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
+            bits(&pool.install(|| plain(&x, rows, &packed)))
+        };
+        let one = run(1);
+        assert!(one.iter().any(|&bits| bits != 0));
+        assert_eq!(one, run(2), "{precision}, {rows} rows");
+        assert_eq!(one, run(3), "{precision}, {rows} rows");
+    }
+}
+
+/// Depths around blocks, odd ones, and the distance that is fetched ahead.
+const DEPTHS: [usize; 10] = [1, 2, 31, 33, 65, 255, 256, 257, 511, 770];
+
+#[test]
+fn a_row_has_the_same_bits_alone_as_among_others() {
+    for (precision, depth) in BOTH.into_iter().flat_map(|precision| DEPTHS.map(|depth| (precision, depth))) {
+        let outputs = 100;
+        let packed = PackedMatrix::rows_in(precision, &numbers(1, outputs * depth), outputs, depth, None);
+        let x = numbers(2, 40 * depth);
+        for isa in Isa::available() {
+            with_isa(isa, || {
+                let all = plain(&x, 40, &packed);
+                for rows in 1..=16 {
+                    let few = plain(&x[..rows * depth], rows, &packed);
+                    assert_eq!(bits(&few), bits(&all[..rows * outputs]), "{isa} {precision} {depth}: {rows} rows");
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn a_bf16_weight_gives_the_bits_of_its_rounded_twin() {
+    for depth in DEPTHS {
+        let outputs = 70;
+        let mut weight = numbers(1, outputs * depth);
+        let packed = PackedMatrix::rows_in(Precision::Bf16, &weight, outputs, depth, None);
+        weight.iter_mut().for_each(|value| *value = Precision::Bf16.round(*value));
+        let twin = PackedMatrix::rows(&weight, outputs, depth, None);
+        assert_eq!(packed.size_bytes(), twin.size_bytes() / depth * depth.div_ceil(2), "half the memory");
+        let x = numbers(2, 40 * depth);
+        for isa in Isa::available() {
+            for rows in [1, 2, 7, 14, 40] {
+                let run = |packed| with_isa(isa, || bits(&plain(&x[..rows * depth], rows, packed)));
+                assert_eq!(run(&packed), run(&twin), "{isa} {depth} {rows}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_weight_beyond_the_range_of_a_product_stays_what_it_is() {
+    let weight = [f32::NAN, f32::MAX, f32::INFINITY, -0.0, f32::MIN_POSITIVE, 1.0, 0.0];
+    let packed = PackedMatrix::rows_in(Precision::Bf16, &weight, 7, 1, None);
+    for isa in Isa::available() {
+        for rows in [1, 20] {
+            let found = with_isa(isa, || plain(&vec![1.0; rows], rows, &packed));
+            let row = &found[(rows - 1) * 7..];
+            assert!(row[0].is_nan(), "{isa}");
+            assert_eq!(row[1..], [f32::INFINITY, f32::INFINITY, 0.0, f32::MIN_POSITIVE, 1.0, 0.0], "{isa}");
+        }
+    }
+}
+
+/// The weight `[outputs, depth]` that a packed one holds.
+fn unpacked(packed: &PackedMatrix) -> Vec<f32> {
+    let mut weight = vec![f32::NAN; packed.outputs() * packed.depth()];
+    for output in 0..packed.outputs() {
+        packed.unpack_row(output, &mut weight[output * packed.depth()..][..packed.depth()]);
+    }
+    weight
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_was_packed_comes_back_and_can_be_packed_anew(
+        outputs in 0..150_usize, depth in 0..150_usize, share in prop::option::of(0..=100_u64), key: u64,
+    ) {
+        for precision in BOTH {
+            let weight: Vec<f32> = numbers(key, outputs * depth).into_iter().map(|w| precision.round(w)).collect();
+            let packed = PackedMatrix::rows_in(precision, &weight, outputs, depth, None);
+            prop_assert_eq!(unpacked(&packed), weight.clone());
+            prop_assert_eq!(packed.precision(), precision);
+            let rows = share.map(|share| subset(key ^ 1, outputs, share));
+            let again = packed.repack(rows.as_deref());
+            let direct = PackedMatrix::rows_in(precision, &weight, outputs, depth, rows.as_deref());
+            prop_assert_eq!((again.outputs(), again.depth()), (direct.outputs(), direct.depth()));
+            prop_assert_eq!(unpacked(&again), unpacked(&direct));
+            let columns = share.map(|share| subset(key ^ 2, depth, share));
+            let turned = packed.transposed(columns.as_deref());
+            let direct = PackedMatrix::columns_in(precision, &weight, outputs, depth, columns.as_deref());
+            prop_assert_eq!((turned.outputs(), turned.depth()), (direct.outputs(), direct.depth()));
+            prop_assert_eq!(unpacked(&turned), unpacked(&direct));
+        }
+    }
 }

@@ -2,13 +2,14 @@
 //! work stays on one thread.
 
 use super::numbers;
-use crate::activation::{Activation, activate, activate_backward};
-use crate::attention::{Head, Layout, attention_backward, attention_forward};
+use crate::activation::{Activation, activate, activate_backward, gated, gated_backward};
+use crate::attention::{Head, Layout, Mask, attention_backward, attention_forward};
 use crate::dropout::{Dropout, dropout};
 use crate::matrix::multiply_transposed;
 use crate::optimizer::{AdamW, adamw_step};
 use crate::parallel::TASK_ELEMENTS;
-use crate::{embedding, norm, random, reduce};
+use crate::rotary::{RotaryHead, RotaryTable, rotate};
+use crate::{embedding, loss, norm, random, reduce};
 
 /// Tokens and width of activations that are worth several tasks.
 const TOKENS: usize = 700;
@@ -30,40 +31,47 @@ fn assert_same_bits(what: &str, run: impl Fn() -> Vec<Vec<f32>> + Sync) {
 
 #[test]
 fn attention_has_the_same_bits_for_any_number_of_threads() {
+    let place = |head: usize| (head * 26, 26);
+    let heads = |sharing: usize| -> Vec<Head> {
+        let head = |head: usize| Head {
+            query: place(head),
+            key: place(head / sharing),
+            value: place(head / sharing),
+            output: place(head),
+            bias: head,
+        };
+        (0..5).map(head).collect()
+    };
+    check_attention("attention", &heads(1), Mask::Full);
+    check_attention("grouped causal attention", &heads(2), Mask::Causal { window: None });
+    check_attention("attention in a window", &heads(5), Mask::Causal { window: Some(90) });
+}
+
+fn check_attention(what: &str, heads: &[Head], mask: Mask) {
     let offsets = [0, 300, 301, 430, 520, 700];
-    let heads: Vec<Head> =
-        (0..5).map(|head| Head { query_key: (head * 26, 26), value: (head * 26, 26), bias: head }).collect();
     let max = 300;
     let table = numbers(9, heads.len() * (2 * max - 1));
     let layout = Layout {
         offsets: &offsets,
-        heads: &heads,
-        query_key_stride: WIDTH,
+        heads,
+        query_stride: WIDTH,
+        key_stride: WIDTH,
         value_stride: WIDTH,
+        output_stride: WIDTH,
         scale: 0.2,
+        mask,
         position_bias: Some((&table, max)),
         dropout: Some(Dropout { rate: 0.1, key: 3 }),
     };
     let [q, k, v, d_output] = [1, 2, 3, 4].map(|key| numbers(key, TOKENS * WIDTH));
-    assert_same_bits("attention", || {
+    assert_same_bits(what, || {
         let mut output = vec![0.0; TOKENS * WIDTH];
         let mut saved = vec![0.0; TOKENS * heads.len()];
         attention_forward(&layout, &q, &k, &v, &mut output, Some(&mut saved));
         let [mut d_q, mut d_k, mut d_v] = [(); 3].map(|()| vec![0.0; TOKENS * WIDTH]);
         let mut d_table = vec![0.0; table.len()];
-        attention_backward(
-            &layout,
-            &q,
-            &k,
-            &v,
-            &output,
-            &d_output,
-            &saved,
-            &mut d_q,
-            &mut d_k,
-            &mut d_v,
-            Some(&mut d_table),
-        );
+        let d_bias = Some(&mut d_table[..]);
+        attention_backward(&layout, &q, &k, &v, &output, &d_output, &saved, &mut d_q, &mut d_k, &mut d_v, d_bias);
         vec![output, saved, d_q, d_k, d_v, d_table]
     });
 }
@@ -105,6 +113,38 @@ fn norms_have_the_same_bits_for_any_number_of_threads() {
         let parameters = Some((&mut d_gamma[..], &mut d_beta[..]));
         norm::layer_norm_backward(&sum, WIDTH, &gamma, &mean, &rstd, &d_y, &mut d_x, parameters);
         vec![sum, y, mean, rstd, d_x, d_gamma, d_beta]
+    });
+}
+
+#[test]
+fn what_decoders_add_has_the_same_bits_for_any_number_of_threads() {
+    let [x, y, d_y] = [1, 2, 3].map(|key| numbers(key, TOKENS * WIDTH));
+    let gamma = numbers(4, WIDTH);
+    let pairs: Vec<u32> = (0..32).collect();
+    let heads = [RotaryHead { start: 1, pairs: &pairs }, RotaryHead { start: 66, pairs: &pairs[5..] }];
+    let positions: Vec<u32> = (0..TOKENS as u32).collect();
+    assert_same_bits("norm, rotation and gating", || {
+        let (mut normed, mut rms, mut d_x, mut d_gamma) =
+            (vec![0.0; x.len()], vec![0.0; TOKENS], y.clone(), numbers(5, WIDTH));
+        norm::rms_norm_forward(&x, WIDTH, &gamma, 1e-5, &mut normed, Some(&mut rms));
+        norm::rms_norm_backward(&x, WIDTH, &gamma, &rms, &d_y, &mut d_x, Some(&mut d_gamma));
+        let table = RotaryTable::new(TOKENS, &numbers(6, 32), 1.0);
+        let mut rotated = x.clone();
+        rotate(&mut rotated, WIDTH, &heads, &positions, &table);
+        let [mut out, mut d_gate, mut d_up] = [(); 3].map(|()| vec![0.0; x.len()]);
+        gated(Activation::Silu, &x, &y, &mut out);
+        gated_backward(Activation::Silu, &x, &y, &d_y, &mut d_gate, &mut d_up);
+        vec![normed, rms, d_x, d_gamma, table.cos, table.sin, rotated, out, d_gate, d_up]
+    });
+    let targets: Vec<u32> = (0..TOKENS as u32).map(|t| if t % 7 == 0 { u32::MAX } else { t % WIDTH as u32 }).collect();
+    assert_same_bits("losses of tokens", || {
+        let (mut logits, mut student) = (x.clone(), x.clone());
+        let mut losses = [(); 3].map(|()| vec![0.0; TOKENS]);
+        loss::token_losses(&logits, &targets, WIDTH, &mut losses[0]);
+        loss::token_cross_entropy(&mut logits, &targets, WIDTH, 0.1, &mut losses[1]);
+        loss::token_distillation(&mut student, &y, WIDTH, 2.0, 0.1, &mut losses[2]);
+        let bits = losses.iter().flatten().flat_map(|loss| [loss.to_bits() as u32, (loss.to_bits() >> 32) as u32]);
+        vec![logits, student, bits.map(f32::from_bits).collect()]
     });
 }
 

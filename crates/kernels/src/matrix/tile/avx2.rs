@@ -16,16 +16,18 @@ pub(super) unsafe fn multiply(tile: &mut Tile<'_>) {
     let index = tile.index.map_or(ptr::null(), <[u32]>::as_ptr);
     for start in (0..tile.outputs).step_by(HALF) {
         // The first tile fetches this half of what comes next.
-        let mut ahead = tile.next.get(start..).map(<[f32]>::as_ptr).into_iter();
+        let mut ahead = (start < tile.next.step).then(|| tile.next.start.wrapping_add(start)).into_iter();
         split_rows(tile.rows, ROWS, |first, count| {
             // SAFETY: rows and half panel are inside the blocks, which the caller checked.
             unsafe {
                 let b = tile.b.as_ptr().wrapping_add(start);
+                let (ahead, ahead_step) = ahead.next().map_or((b, 0), |start| (start, tile.next.step));
                 let job = Job {
                     a: tile.a.as_ptr().add(first * ROW_STRIDE),
                     b,
                     index,
-                    ahead: ahead.next().unwrap_or(b),
+                    ahead,
+                    ahead_step,
                     k: tile.k,
                     c: c.add(first * PANEL + start),
                     resume: tile.resume,
@@ -57,9 +59,9 @@ unsafe fn dispatch<const INDEXED: bool>(rows: usize, job: Job) {
 /// `job` holds `M` rows, and an index if `INDEXED`; only the first 16 elements of the rows of `b` and `c` are used.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn half_tile<const M: usize, const INDEXED: bool>(job: Job) {
-    let Job { a, b, ahead, c, .. } = job;
+    let Job { a, b, c, .. } = job;
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
-    // SAFETY: all offsets stay inside the blocks by the caller's promise; a prefetch may go anywhere.
+    // SAFETY: all offsets stay inside the blocks by the caller's promise.
     unsafe {
         if job.resume {
             for (i, sums) in sums.iter_mut().enumerate() {
@@ -70,7 +72,7 @@ unsafe fn half_tile<const M: usize, const INDEXED: bool>(job: Job) {
         }
         for k in 0..job.k {
             let offset = job.offset::<INDEXED>(k);
-            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(offset).cast());
+            job.fetch::<INDEXED>(k, offset);
             let lanes = [_mm256_loadu_ps(b.add(offset)), _mm256_loadu_ps(b.add(offset + 8))];
             for (i, sums) in sums.iter_mut().enumerate() {
                 let factor = _mm256_set1_ps(*a.add(i * ROW_STRIDE + k));

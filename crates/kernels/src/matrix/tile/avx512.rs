@@ -13,16 +13,18 @@ const ROWS: usize = 14;
 pub(super) unsafe fn multiply(tile: &mut Tile<'_>) {
     let c = tile.c.as_mut_ptr();
     let index = tile.index.map_or(ptr::null(), <[u32]>::as_ptr);
-    // The first tiles fetch what comes next, one of the two lines of a row each.
-    let mut ahead = tile.next.chunks(16).take(2).map(<[f32]>::as_ptr);
+    // The first tiles fetch what comes next, one of the lines of a row each.
+    let mut ahead = (0..tile.next.step / 16).map(|line| tile.next.start.wrapping_add(16 * line));
     split_rows(tile.rows, ROWS, |first, count| {
         // SAFETY: the rows are inside the blocks, which the caller checked.
         unsafe {
+            let (ahead, ahead_step) = ahead.next().map_or((tile.b.as_ptr(), 0), |start| (start, tile.next.step));
             let job = Job {
                 a: tile.a.as_ptr().add(first * ROW_STRIDE),
                 b: tile.b.as_ptr(),
                 index,
-                ahead: ahead.next().unwrap_or(tile.b.as_ptr()),
+                ahead,
+                ahead_step,
                 k: tile.k,
                 c: c.add(first * PANEL),
                 resume: tile.resume,
@@ -66,9 +68,9 @@ unsafe fn dispatch<const V: usize, const INDEXED: bool>(rows: usize, job: Job) {
 /// `job` holds `M` rows, and an index if `INDEXED`.
 #[target_feature(enable = "avx512f")]
 unsafe fn tile<const M: usize, const V: usize, const INDEXED: bool>(job: Job) {
-    let Job { a, b, ahead, c, .. } = job;
+    let Job { a, b, c, .. } = job;
     let mut sums = [[_mm512_setzero_ps(); V]; M];
-    // SAFETY: all offsets stay inside the blocks by the caller's promise; a prefetch may go anywhere.
+    // SAFETY: all offsets stay inside the blocks by the caller's promise.
     unsafe {
         if job.resume {
             for (i, sums) in sums.iter_mut().enumerate() {
@@ -79,7 +81,7 @@ unsafe fn tile<const M: usize, const V: usize, const INDEXED: bool>(job: Job) {
         }
         for k in 0..job.k {
             let offset = job.offset::<INDEXED>(k);
-            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(offset).cast());
+            job.fetch::<INDEXED>(k, offset);
             let mut lanes = [_mm512_setzero_ps(); V];
             for (v, lanes) in lanes.iter_mut().enumerate() {
                 *lanes = _mm512_loadu_ps(b.add(offset + 16 * v));

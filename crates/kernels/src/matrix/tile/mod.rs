@@ -1,8 +1,8 @@
-//! The innermost product: a block of rows times one panel of 32 outputs. One file an instruction set; this one holds what
-//! they share and asserts the shapes.
+//! The innermost product: a block of rows times one panel of 32 outputs. One file an instruction set; this one holds
+//! what they share and asserts the shapes.
 //!
-//! Every result is one chain of multiply-adds in ascending depth, whatever the tile it falls in. So results depend neither
-//! on how work was split nor on which other rows are in the batch.
+//! Every result is one chain of multiply-adds in ascending depth, whatever the tile it falls in: neither how work was
+//! split nor the other rows of the batch show. Why none multiplies bf16: `docs/decisions/0004-bf16-weights.md`.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -10,6 +10,7 @@ mod avx2;
 mod avx512;
 mod portable;
 
+use super::operand::Ahead;
 use super::packed::PANEL;
 use crate::cpu::Isa;
 
@@ -28,8 +29,8 @@ pub(crate) struct Tile<'a> {
     pub(crate) b: &'a [f32],
     /// Row of `b` for each depth; `None` = depth `k` is row `k`.
     pub(crate) index: Option<&'a [u32]>,
-    /// What the next call's `b` will be, as far as that is known: it is fetched into the cache on the way.
-    pub(crate) next: &'a [f32],
+    /// What the next call's `b` will be, or be made of: it is fetched into the cache on the way.
+    pub(crate) next: Ahead,
     pub(crate) k: usize,
     /// Outputs of the panel in use; those beyond may get anything.
     pub(crate) outputs: usize,
@@ -76,8 +77,9 @@ struct Job {
     a: *const f32,
     b: *const f32,
     index: *const u32,
-    /// Rows `PANEL` apart whose line is fetched; need not be valid.
+    /// One line a depth is fetched from here, `ahead_step` apart, with an index `PANEL` apart as `b`; may be invalid.
     ahead: *const f32,
+    ahead_step: usize,
     k: usize,
     c: *mut f32,
     resume: bool,
@@ -93,6 +95,15 @@ impl Job {
     unsafe fn offset<const INDEXED: bool>(&self, k: usize) -> usize {
         // SAFETY: the caller's promise.
         if INDEXED { unsafe { *self.index.add(k) as usize * PANEL } } else { k * PANEL }
+    }
+
+    /// Fetches the line for depth `k`, whose row of `b` is at `offset`.
+    #[inline(always)]
+    fn fetch<const INDEXED: bool>(&self, k: usize, offset: usize) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let offset = if INDEXED { offset } else { k * self.ahead_step };
+        // SAFETY: a prefetch may go anywhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(self.ahead.wrapping_add(offset).cast()) };
     }
 }
 
