@@ -1,6 +1,7 @@
-//! `config.json` of the five encoder families, each with its own key names and with transformers' defaults for keys
-//! that are missing. Every number is checked for being possible before anyone allocates by it.
+//! `config.json` of the encoder and decoder families, each with its own key names and with transformers' defaults for
+//! keys that are missing. Every number is checked for being possible before anyone allocates by it.
 
+mod decoder;
 mod labels;
 mod reader;
 
@@ -13,10 +14,10 @@ use serde_json::{Map, Value};
 use crate::Error;
 use crate::compact::CompactInfo;
 use crate::read::{CONFIG_LIMIT_BYTES, read_text};
-use reader::Reader;
-pub(crate) use reader::parse_json;
+pub use decoder::{DecoderConfig, Rotary, RotaryScaling};
+pub(crate) use reader::{ROWS_LIMIT, Reader, describe, parse_json};
 
-/// An encoder family; its `Display` is the `model_type` in `config.json`.
+/// A model family; its `Display` is the `model_type` in `config.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
     /// BERT and its relatives of the same form (MiniLM among them).
@@ -29,11 +30,26 @@ pub enum Family {
     DistilBert,
     /// MPNet, with its shared relative position bias.
     MpNet,
+    /// Llama 2 and 3, and what has their form: TinyLlama, SmolLM2.
+    Llama,
+    /// Mistral: Llama with a sliding window.
+    Mistral,
+    /// Qwen2 and Qwen2.5: Llama with biases of queries, keys and values.
+    Qwen2,
 }
 
 impl Family {
     /// All families.
-    pub const ALL: [Family; 5] = [Family::Bert, Family::Roberta, Family::XlmRoberta, Family::DistilBert, Family::MpNet];
+    pub const ALL: [Family; 8] = [
+        Family::Bert,
+        Family::Roberta,
+        Family::XlmRoberta,
+        Family::DistilBert,
+        Family::MpNet,
+        Family::Llama,
+        Family::Mistral,
+        Family::Qwen2,
+    ];
 
     /// The `model_type` in `config.json`.
     pub fn model_type(self) -> &'static str {
@@ -43,16 +59,49 @@ impl Family {
             Family::XlmRoberta => "xlm-roberta",
             Family::DistilBert => "distilbert",
             Family::MpNet => "mpnet",
+            Family::Llama => "llama",
+            Family::Mistral => "mistral",
+            Family::Qwen2 => "qwen2",
         }
     }
 
-    /// What the names of the encoder's tensors begin with in a classifier's checkpoint.
+    /// What transformers calls its sequence classifier.
+    pub fn classifier_class(self) -> &'static str {
+        match self {
+            Family::Bert => "BertForSequenceClassification",
+            Family::Roberta => "RobertaForSequenceClassification",
+            Family::XlmRoberta => "XLMRobertaForSequenceClassification",
+            Family::DistilBert => "DistilBertForSequenceClassification",
+            Family::MpNet => "MPNetForSequenceClassification",
+            Family::Llama => "LlamaForSequenceClassification",
+            Family::Mistral => "MistralForSequenceClassification",
+            Family::Qwen2 => "Qwen2ForSequenceClassification",
+        }
+    }
+
+    /// What transformers calls its language model, if it is a decoder.
+    pub fn language_class(self) -> Option<&'static str> {
+        match self {
+            Family::Llama => Some("LlamaForCausalLM"),
+            Family::Mistral => Some("MistralForCausalLM"),
+            Family::Qwen2 => Some("Qwen2ForCausalLM"),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a decoder: causal attention, and a next token to predict.
+    pub fn is_decoder(self) -> bool {
+        matches!(self, Family::Llama | Family::Mistral | Family::Qwen2)
+    }
+
+    /// What the names of the stack's tensors begin with in a classifier's checkpoint.
     pub fn prefix(self) -> &'static str {
         match self {
             Family::Bert => "bert",
             Family::Roberta | Family::XlmRoberta => "roberta",
             Family::DistilBert => "distilbert",
             Family::MpNet => "mpnet",
+            Family::Llama | Family::Mistral | Family::Qwen2 => "model",
         }
     }
 
@@ -121,19 +170,19 @@ pub enum Problem {
 /// A model's `config.json`, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The encoder family.
+    /// The family.
     pub family: Family,
     /// `D`, the width of the residual stream.
     pub hidden: usize,
     /// The number of layers; may be 0.
     pub layers: usize,
-    /// `H`, the number of attention heads before any compression; divides `hidden`.
+    /// `H`, the number of attention heads before any compression; divides `hidden` in encoders.
     pub heads: usize,
     /// `F`, the inner width of the feed-forward part before any compression.
     pub feed_forward: usize,
     /// `V`, the rows of the token table.
     pub vocabulary: usize,
-    /// The rows of the position table; see [`Config::max_tokens`] for how many tokens that is.
+    /// The rows of the position table, or the positions a decoder was made for; see [`Config::max_tokens`] for how many tokens that is.
     pub positions: usize,
     /// The rows of the segment table; 0 for families without one.
     pub segments: usize,
@@ -149,22 +198,44 @@ pub struct Config {
     pub classifier_dropout: f32,
     /// The standard deviation with which transformers initialises a missing head.
     pub initializer_range: f32,
-    /// `pad_token_id`.
+    /// `pad_token_id`. Where a decoder has none, the end of its texts; see [`DecoderConfig::padding_id`].
     pub padding_id: u32,
     /// The rows of MPNet's table of relative position biases, at least 32; 0 for the other families. Transformers'
     /// class sorts distances into 32 buckets whatever this says.
     pub relative_attention_buckets: usize,
+    /// What only decoders have.
+    pub decoder: Option<DecoderConfig>,
     /// The labels in the order of their ids; empty when the config names none.
     pub labels: Vec<String>,
     /// What the head predicts, when the config says so.
     pub problem: Option<Problem>,
-    /// The whole object, so that keys unknown to us survive.
+    /// The whole object, so that keys unknown to us survive; without the mark of an import.
     pub raw: Map<String, Value>,
     /// The `finegates` object of a compact checkpoint.
     pub compact: Option<CompactInfo>,
 }
 
 impl Config {
+    /// The class of transformers that `architectures` names first.
+    pub fn architecture(&self) -> Option<&str> {
+        self.raw.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str)
+    }
+
+    /// Whether `architectures` names a language model.
+    pub fn is_language_model(&self) -> bool {
+        self.architecture().is_some_and(|class| Some(class) == self.family.language_class())
+    }
+
+    /// `E`, the dimensions of a head before any compression.
+    pub fn head_dim(&self) -> usize {
+        self.decoder.as_ref().map_or(self.hidden / self.heads.max(1), |decoder| decoder.head_dim)
+    }
+
+    /// The number of heads of keys and values before any compression; divides `heads`.
+    pub fn key_value_heads(&self) -> usize {
+        self.decoder.as_ref().map_or(self.heads, |decoder| decoder.key_value_heads)
+    }
+
     /// Reads `config.json` in `folder`.
     ///
     /// # Errors
@@ -182,8 +253,11 @@ impl Config {
         Config::parse(Path::new("config.json"), text)
     }
 
-    /// The longest sequence the position table has room for, special tokens included.
+    /// The longest sequence the position table has room for, or that a decoder was made for, special tokens included.
     pub fn max_tokens(&self) -> usize {
+        if let Some(decoder) = &self.decoder {
+            return decoder.rotary.scaling.longest(self.positions);
+        }
         match self.family.positions_start_after_padding() {
             true => self.positions - self.padding_id as usize - 1,
             false => self.positions,
@@ -200,13 +274,17 @@ impl Config {
         labels::check(&Reader { path: &folder.join("config.json"), object: &self.raw }, &self.labels, rows)
     }
 
-    fn parse(path: &Path, text: &str) -> Result<Config, Error> {
-        let raw = parse_json(path, text)?;
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Config, Error> {
+        let mut raw = parse_json(path, text)?;
+        raw.remove(crate::gguf::IMPORT_MARK);
         let reader = Reader { path, object: &raw };
         let family = family(&reader)?;
-        reader.refuse("is_decoder", &Value::Bool(true), "false: decoders are not supported")?;
+        if !family.is_decoder() {
+            reader.refuse("is_decoder", &Value::Bool(true), "false: of this family only encoders are supported")?;
+        }
         let config = match family {
             Family::DistilBert => distilbert(&reader)?,
+            Family::Llama | Family::Mistral | Family::Qwen2 => decoder::read(family, &reader)?,
             _ => bert_like(family, &reader)?,
         };
         let compact = match raw.get("finegates") {
@@ -221,7 +299,7 @@ impl Config {
     /// What no single field can be checked for.
     fn check_together(&self, reader: &Reader) -> Result<(), Error> {
         let key = if self.family == Family::DistilBert { "n_heads" } else { "num_attention_heads" };
-        if !self.hidden.is_multiple_of(self.heads) {
+        if self.decoder.is_none() && !self.hidden.is_multiple_of(self.heads) {
             return Err(reader.wrong(
                 key,
                 format!("a divisor of the hidden size {}", self.hidden),
@@ -268,7 +346,7 @@ fn bert_like(family: Family, reader: &Reader) -> Result<Config, Error> {
         positions: reader.size("max_position_embeddings", 512, 1, reader::ROWS_LIMIT)?,
         segments: if mpnet { 0 } else { reader.size("type_vocab_size", 2, 1, reader::SEGMENTS_LIMIT)? },
         norm_eps: reader.epsilon("layer_norm_eps", 1e-12)?,
-        activation: reader.activation("hidden_act")?,
+        activation: reader.activation("hidden_act", ActivationName::Gelu)?,
         hidden_dropout,
         attention_dropout: reader.rate("attention_probs_dropout_prob", 0.1)?,
         // MPNet's head has no setting of its own.
@@ -280,6 +358,7 @@ fn bert_like(family: Family, reader: &Reader) -> Result<Config, Error> {
         } else {
             0
         },
+        decoder: None,
         labels: labels::read(reader)?,
         problem: labels::problem(reader)?,
         raw: Map::new(),
@@ -299,13 +378,14 @@ fn distilbert(reader: &Reader) -> Result<Config, Error> {
         segments: 0,
         // Not in the config: the class has it written in.
         norm_eps: 1e-12,
-        activation: reader.activation("activation")?,
+        activation: reader.activation("activation", ActivationName::Gelu)?,
         hidden_dropout: reader.rate("dropout", 0.1)?,
         attention_dropout: reader.rate("attention_dropout", 0.1)?,
         classifier_dropout: reader.rate("seq_classif_dropout", 0.2)?,
         initializer_range: reader.deviation("initializer_range", 0.02)?,
         padding_id: reader.padding_id(0)?,
         relative_attention_buckets: 0,
+        decoder: None,
         labels: labels::read(reader)?,
         problem: labels::problem(reader)?,
         raw: Map::new(),
@@ -317,6 +397,6 @@ fn default_vocabulary(family: Family) -> usize {
     match family {
         Family::Roberta => 50265,
         Family::MpNet => 30527,
-        Family::Bert | Family::XlmRoberta | Family::DistilBert => 30522,
+        _ => 30522,
     }
 }

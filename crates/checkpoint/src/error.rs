@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// The families whose checkpoints can be read, as they are listed in messages.
-pub(crate) const SUPPORTED_FAMILIES: &str = "bert, roberta, xlm-roberta, distilbert, mpnet";
+pub(crate) const SUPPORTED_FAMILIES: &str = "bert, roberta, xlm-roberta, distilbert, mpnet, llama, mistral, qwen2";
 
 /// An error of reading, writing or fetching a model folder.
 #[derive(Debug, thiserror::Error)]
@@ -119,10 +119,28 @@ pub enum Error {
         reason: String,
     },
 
+    /// A folder to write that is taken by something else.
+    #[error("{}: {reason}", path.display())]
+    Taken {
+        /// The folder.
+        path: PathBuf,
+        /// By what, and what to do.
+        reason: String,
+    },
+
+    /// A GGUF file whose structure cannot be believed.
+    #[error("{}: broken GGUF file: {reason}", path.display())]
+    Gguf {
+        /// The GGUF file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+
     /// A tensor whose entry or data cannot be believed.
     #[error("{}: {name}: {reason}", path.display())]
     Tensor {
-        /// The safetensors or index file.
+        /// The safetensors, index or GGUF file.
         path: PathBuf,
         /// The tensor.
         name: String,

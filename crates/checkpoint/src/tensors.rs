@@ -5,6 +5,7 @@
 
 mod header;
 mod index;
+mod stream;
 mod write;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,8 @@ use crate::Error;
 use crate::error::shorten;
 use header::Entry;
 pub(crate) use index::{explain_absence, shard_names};
+pub use stream::FloatType;
+pub(crate) use stream::{Sink, StreamedTensor, write_streamed};
 pub use write::{TensorData, TensorToWrite, write_tensors};
 
 /// A tensor in memory, row-major.

@@ -2,9 +2,11 @@
 //! ids out, truncated as transformers truncates and never padded.
 
 mod build;
+mod decode;
 mod limits;
 mod pieces;
 mod settings;
+pub mod train;
 
 use std::path::{Path, PathBuf};
 
@@ -16,11 +18,13 @@ use crate::Error;
 use crate::config::{Config, Family};
 use crate::error::shorten;
 use crate::quiet::quietly;
+use decode::Decoding;
+pub use decode::Piece;
 use pieces::{Pieces, Reach};
 use settings::Settings;
 
-/// The files a tokenizer may consist of.
-pub const FILES: [&str; 8] = [
+/// The files a tokenizer may consist of, with those that say how a chat is written and how text is generated.
+pub const FILES: [&str; 10] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -29,6 +33,8 @@ pub const FILES: [&str; 8] = [
     "vocab.json",
     "merges.txt",
     "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "generation_config.json",
 ];
 
 /// A text or pair as token ids.
@@ -54,6 +60,7 @@ pub struct Tokenizer {
     /// Adds the special tokens.
     surround: Option<PostProcessorWrapper>,
     direction: TruncationDirection,
+    decoding: Decoding,
     vocabulary: usize,
     segments: usize,
     padding_id: u32,
@@ -76,6 +83,7 @@ impl Tokenizer {
         // Transformers passes segments to the model only if the tokenizer's class names them among its outputs.
         let told_apart = settings.uses_segments.unwrap_or(config.family == Family::Bert);
         let segments = if told_apart { config.segments } else { 1 };
+        let decoding = Decoding::of(library.get_decoder());
         Ok(Tokenizer {
             path,
             folder: folder.to_path_buf(),
@@ -83,6 +91,7 @@ impl Tokenizer {
             growth,
             surround,
             direction,
+            decoding,
             vocabulary: config.vocabulary,
             segments,
             padding_id: config.padding_id,
@@ -97,12 +106,27 @@ impl Tokenizer {
     /// When `max_length` has no room for the special tokens, or the tokenizer yields an id the model has no row for.
     pub fn encode(&self, text: &str, pair: Option<&str>, max_length: usize) -> Result<Encoding, Error> {
         let room = self.room(max_length, pair.is_some())?;
-        let pieces = Pieces {
-            library: &self.library,
-            surround: self.surround.as_ref(),
-            direction: self.direction,
-            reach: Reach::new(max_length, self.growth),
-        };
+        self.encode_around(self.surround.as_ref(), (text, pair), max_length, room)
+    }
+
+    /// Encodes a text as it stands, without special tokens around it: one that a chat template made brings its own.
+    /// Otherwise as [`Tokenizer::encode`].
+    ///
+    /// # Errors
+    /// When the tokenizer yields an id the model has no row for.
+    pub fn encode_bare(&self, text: &str, max_length: usize) -> Result<Encoding, Error> {
+        self.encode_around(None, (text, None), max_length, max_length)
+    }
+
+    fn encode_around(
+        &self,
+        surround: Option<&PostProcessorWrapper>,
+        (text, pair): (&str, Option<&str>),
+        max_length: usize,
+        room: usize,
+    ) -> Result<Encoding, Error> {
+        let reach = Reach::new(max_length, self.growth);
+        let pieces = Pieces { library: &self.library, surround, direction: self.direction, reach };
         let encoded =
             guarded(&self.path, || pieces.encode(text, pair, room).map_err(|error| failed(&self.path, error)))?;
         self.checked(encoded)
@@ -120,6 +144,11 @@ impl Tokenizer {
         let encode =
             |(text, pair): &(T, Option<T>)| self.encode(text.as_ref(), pair.as_ref().map(AsRef::as_ref), max_length);
         texts.par_iter().map(encode).collect()
+    }
+
+    /// The folder it was opened in.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The tokenizer's files in its folder, for copying them beside a model made from this one.
@@ -183,6 +212,12 @@ impl std::fmt::Debug for Tokenizer {
             .field("vocabulary", &self.vocabulary)
             .finish_non_exhaustive()
     }
+}
+
+/// Holds the text of a `tokenizer.json` that is to be written to all that [`Tokenizer::open`] asks of one. `path` is where it
+/// comes from, for messages.
+pub(crate) fn check_json(path: &Path, text: &str, config: &Config) -> Result<(), Error> {
+    build::from_json(path, text, config).map(drop)
 }
 
 fn failed(path: &Path, reason: impl std::fmt::Display) -> Error {

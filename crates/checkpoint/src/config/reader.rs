@@ -15,7 +15,7 @@ pub(super) const LAYERS_LIMIT: u64 = 1 << 12;
 /// Widest feed-forward interior.
 pub(super) const FEED_FORWARD_LIMIT: u64 = 1 << 20;
 /// Most rows of a token or position table.
-pub(super) const ROWS_LIMIT: u64 = 1 << 24;
+pub(crate) const ROWS_LIMIT: u64 = 1 << 24;
 /// Most rows of a segment table.
 pub(super) const SEGMENTS_LIMIT: u64 = 1 << 16;
 /// Most buckets of a relative position bias.
@@ -31,7 +31,7 @@ pub(crate) fn parse_json(path: &Path, text: &str) -> Result<Map<String, Value>, 
 }
 
 /// A JSON value in a few words for a message.
-pub(super) fn describe(value: &Value) -> String {
+pub(crate) fn describe(value: &Value) -> String {
     match value {
         Value::Array(items) => format!("a list of {}", items.len()),
         Value::Object(object) => format!("an object of {} keys", object.len()),
@@ -40,7 +40,7 @@ pub(super) fn describe(value: &Value) -> String {
 }
 
 /// The fields of a config file.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     pub path: &'a Path,
     pub object: &'a Map<String, Value>,
 }
@@ -99,8 +99,14 @@ impl Reader<'_> {
         Ok(self.size("pad_token_id", default as usize, 0, ROWS_LIMIT)? as u32)
     }
 
-    pub fn activation(&self, field: &str) -> Result<ActivationName, Error> {
-        let Some(value) = self.get(field) else { return Ok(ActivationName::Gelu) };
+    /// A flag.
+    pub fn flag(&self, field: &str, default: bool) -> Result<bool, Error> {
+        let Some(value) = self.get(field) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| self.wrong(field, "true or false".into(), describe(value)))
+    }
+
+    pub fn activation(&self, field: &str, default: ActivationName) -> Result<ActivationName, Error> {
+        let Some(value) = self.get(field) else { return Ok(default) };
         value.as_str().and_then(ActivationName::from_name).ok_or_else(|| {
             self.wrong(
                 field,

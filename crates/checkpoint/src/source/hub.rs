@@ -21,7 +21,7 @@ pub(super) use dataset::{fetch_file, is_plain};
 use snapshot::Storage;
 
 /// The files of a model that are worth fetching beside its weights, if it has them.
-const SMALL_FILES: [&str; 10] = [
+const SMALL_FILES: [&str; 12] = [
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -31,6 +31,8 @@ const SMALL_FILES: [&str; 10] = [
     "vocab.json",
     "merges.txt",
     "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "generation_config.json",
     "compression.json",
 ];
 const WEIGHTS: &str = "model.safetensors";

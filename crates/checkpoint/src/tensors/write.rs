@@ -1,7 +1,7 @@
 //! Writing safetensors: f32 weights and u32 indices, atomically, the same bytes for the same tensors.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -57,12 +57,22 @@ impl<'a> TensorToWrite<'a> {
 pub fn write_tensors(path: &Path, tensors: &[TensorToWrite], metadata: &BTreeMap<String, String>) -> Result<(), Error> {
     let mut sorted: Vec<&TensorToWrite> = tensors.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
-    for pair in sorted.windows(2) {
-        if pair[0].name == pair[1].name {
-            return Err(Error::tensor(path, &pair[0].name, "cannot be written twice into one file"));
+    for tensor in &sorted {
+        if count(&tensor.shape) != Some(tensor.count()) {
+            let reason = format!("shape {:?} does not hold {} numbers", tensor.shape, tensor.count());
+            return Err(Error::tensor(path, &tensor.name, reason));
         }
     }
-    let header = header(path, &sorted, metadata)?;
+    let entries = sorted.iter().map(|tensor| HeaderEntry {
+        name: &tensor.name,
+        dtype: match tensor.data {
+            TensorData::F32(_) => "F32",
+            TensorData::U32(_) => "U32",
+        },
+        shape: &tensor.shape,
+        number_bytes: size_of::<f32>(),
+    });
+    let header = header(path, entries, metadata)?;
     write_atomic_with(path, |file| {
         let mut out = io::BufWriter::with_capacity(1 << 20, file);
         out.write_all(&(header.len() as u64).to_le_bytes())?;
@@ -77,26 +87,43 @@ pub fn write_tensors(path: &Path, tensors: &[TensorToWrite], metadata: &BTreeMap
     })
 }
 
-/// The header, padded with spaces so that the numbers after it are aligned for readers that map the file.
-fn header(path: &Path, sorted: &[&TensorToWrite], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>, Error> {
+/// How many numbers a shape holds, if they can be counted.
+pub(super) fn count(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n))
+}
+
+/// What the header says of one tensor, but for its place.
+pub(super) struct HeaderEntry<'a> {
+    pub name: &'a str,
+    /// The file format's name of the number type.
+    pub dtype: &'static str,
+    pub shape: &'a [usize],
+    /// The bytes of one number.
+    pub number_bytes: usize,
+}
+
+/// The header of tensors that lie one behind the other, padded with spaces so that the numbers after it are aligned for
+/// readers that map the file.
+pub(super) fn header<'a>(
+    path: &Path,
+    tensors: impl Iterator<Item = HeaderEntry<'a>>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Vec<u8>, Error> {
     let mut entries = Map::new();
     if !metadata.is_empty() {
         entries.insert("__metadata__".to_owned(), json!(metadata));
     }
+    let mut names = BTreeSet::new();
     let mut start = 0usize;
-    for tensor in sorted {
-        let product = tensor.shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
-        if product != Some(tensor.count()) {
-            let reason = format!("shape {:?} does not hold {} numbers", tensor.shape, tensor.count());
-            return Err(Error::tensor(path, &tensor.name, reason));
+    for HeaderEntry { name, dtype, shape, number_bytes } in tensors {
+        if !names.insert(name) {
+            return Err(Error::tensor(path, name, "cannot be written twice into one file"));
         }
-        let end = start + tensor.count() * size_of::<f32>();
-        let dtype = match tensor.data {
-            TensorData::F32(_) => "F32",
-            TensorData::U32(_) => "U32",
+        let size = count(shape).and_then(|count| count.checked_mul(number_bytes));
+        let Some(end) = size.and_then(|size| start.checked_add(size)) else {
+            return Err(Error::tensor(path, name, format!("shape {shape:?} is too large")));
         };
-        let entry = json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end]});
-        entries.insert(tensor.name.clone().into_owned(), entry);
+        entries.insert(name.to_owned(), json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]}));
         start = end;
     }
     let mut text = Value::Object(entries).to_string().into_bytes();

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::bert::BertNormalizer;
@@ -38,12 +39,8 @@ pub(super) fn open(folder: &Path, config: &Config, settings: &Settings) -> Resul
     let json = folder.join("tokenizer.json");
     if json.is_file() {
         let text = read_text(&json, TOKENIZER_LIMIT_BYTES)?;
-        let growth = guarded(&json, || limits::check(&json, &text, config))?;
-        let library = guarded(&json, || {
-            let mut library = Library::from_bytes(text.as_bytes()).map_err(|error| failed(&json, error))?;
-            adjust(&mut library, settings).map_err(|error| failed(&json, error))?;
-            Ok(library)
-        })?;
+        let (mut library, growth) = from_json(&json, &text, config)?;
+        guarded(&json, || adjust(&mut library, settings).map_err(|error| failed(&json, error)))?;
         return Ok(Built { path: json, library, growth });
     }
     let words = folder.join("vocab.txt");
@@ -57,6 +54,17 @@ pub(super) fn open(folder: &Path, config: &Config, settings: &Settings) -> Resul
         return Ok(Built { path: vocabulary, library, growth: OWN_GROWTH });
     }
     Err(Error::NoTokenizer { folder: folder.to_path_buf(), reason: explain_absence(folder) })
+}
+
+/// The library's tokenizer from the text of a `tokenizer.json`, held to its limits, and by how much it lengthens a text.
+pub(super) fn from_json(path: &Path, text: &str, config: &Config) -> Result<(Library, f64), Error> {
+    let size_bytes = text.len() as u64;
+    if size_bytes > TOKENIZER_LIMIT_BYTES {
+        return Err(Error::TooLarge { path: path.to_path_buf(), size_bytes, limit_bytes: TOKENIZER_LIMIT_BYTES });
+    }
+    let growth = guarded(path, || limits::check(path, text, config))?;
+    let library = guarded(path, || Library::from_bytes(text.as_bytes()).map_err(|error| failed(path, error)))?;
+    Ok((library, growth))
 }
 
 fn explain_absence(folder: &Path) -> String {
@@ -140,6 +148,7 @@ fn word_piece(path: &Path, family: Family, settings: &Settings) -> Result<Librar
         settings.lower_case.unwrap_or(true),
     );
     library.with_normalizer(Some(normalizer)).map_err(broken)?.with_pre_tokenizer(Some(BertPreTokenizer));
+    library.with_decoder(Some(WordPieceDecoder::default()));
     let surround = add_tokens(path, &mut library, settings, names, like_mpnet)?;
     match like_mpnet {
         true => library.with_post_processor(Some(
@@ -160,6 +169,7 @@ fn byte_level(vocabulary: &Path, merges: &Path, settings: &Settings) -> Result<L
     let trim = settings.trim_offsets.unwrap_or(true);
     let mut library = Library::new(model);
     library.with_pre_tokenizer(Some(ByteLevel::new(prefix_space, trim, true)));
+    library.with_decoder(Some(ByteLevel::default()));
     let names = [
         ("bos_token", "<s>"),
         ("eos_token", "</s>"),

