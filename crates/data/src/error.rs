@@ -174,6 +174,52 @@ pub enum Error {
         /// The first validation file.
         path: PathBuf,
     },
+    /// A file whose name does not tell how a corpus is kept in it.
+    #[error(
+        "{}: expected a corpus file, with a name ending in .txt, .text, .jsonl, .ndjson, .json, .parquet or .pq; rename it or leave \
+         it out", path.display()
+    )]
+    NotACorpus {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A document of a corpus that cannot be read.
+    #[error("{0}; mend it, or leave the file out of the corpus")]
+    BrokenDocument(BrokenRow),
+    /// A file of a corpus has another size than when the corpus was opened.
+    #[error(
+        "{}: expected {expected} bytes as when the corpus was opened, found {found}; do not write to it meanwhile",
+        path.display()
+    )]
+    ChangedFile {
+        /// The file.
+        path: PathBuf,
+        /// Its size then.
+        expected: u64,
+        /// Its size now.
+        found: u64,
+    },
+    /// A saved place belongs to another corpus.
+    #[error(
+        "the corpus is not the one this run was reading: expected {expected}, found {found}; give the same files, in the same \
+         order and under the same names, or begin a new run"
+    )]
+    OtherCorpus {
+        /// The corpus the place is in.
+        expected: crate::corpus::Fingerprint,
+        /// The corpus at hand.
+        found: crate::corpus::Fingerprint,
+    },
+    /// A saved place that cannot be one of this corpus.
+    #[error("the saved place in the corpus: {field}: expected {expected}, found {found}; is the run's state damaged?")]
+    BrokenPlace {
+        /// Which part of it.
+        field: &'static str,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
     /// The labels of the data are not those of the model that is to be judged on them.
     #[error(
         "{}: the labels of {whose} are not the model's: expected {}, found {}{}", path.display(), list(model),
@@ -232,6 +278,14 @@ pub enum RowProblem {
     NoValue {
         /// The column.
         column: String,
+    },
+    /// An object without the field that holds the text.
+    #[error("no field {wanted:?}; the fields are {}; name the one that holds the text", list(found))]
+    NoField {
+        /// The name asked for.
+        wanted: String,
+        /// The names in the object.
+        found: Vec<String>,
     },
     /// A value that is neither text nor a number.
     #[error("column {column:?}: expected text or a number, found {found}")]

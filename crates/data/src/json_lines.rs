@@ -29,6 +29,16 @@ impl JsonLinesReader {
         JsonLinesReader { lines: LineReader::new(source), raw: Vec::new() }
     }
 
+    /// Goes on after so many lines and bytes of a file, where the source stands.
+    pub fn after(source: Box<dyn BufRead + Send>, lines: u64, bytes: u64) -> JsonLinesReader {
+        JsonLinesReader { lines: LineReader::after(source, lines, bytes), raw: Vec::new() }
+    }
+
+    /// How many lines and how many bytes have been read.
+    pub fn place(&self) -> (u64, u64) {
+        (self.lines.line(), self.lines.offset())
+    }
+
     /// How long the line last read is, in bytes.
     pub fn line_length(&self) -> usize {
         self.raw.len()

@@ -20,18 +20,29 @@ pub enum Line {
 pub struct LineReader {
     source: Box<dyn BufRead + Send>,
     line: u64,
+    offset: u64,
     limit: usize,
 }
 
 impl LineReader {
     /// Starts at line 1 of the source.
     pub fn new(source: Box<dyn BufRead + Send>) -> LineReader {
-        LineReader { source, line: 0, limit: LONGEST_RECORD }
+        LineReader::after(source, 0, 0)
+    }
+
+    /// Goes on after so many lines and bytes of a file, where the source stands.
+    pub fn after(source: Box<dyn BufRead + Send>, lines: u64, bytes: u64) -> LineReader {
+        LineReader { source, line: lines, offset: bytes, limit: LONGEST_RECORD }
     }
 
     /// The number of the line last read, from 1.
     pub fn line(&self) -> u64 {
         self.line
+    }
+
+    /// How many bytes have been read, the byte order mark and lines that were skipped included.
+    pub fn offset(&self) -> u64 {
+        self.offset
     }
 
     /// Appends the next line to `buffer`.
@@ -59,6 +70,7 @@ impl LineReader {
                 buffer.extend_from_slice(&chunk[..take]);
             }
             self.source.consume(take);
+            self.offset += take as u64;
             if end.is_some() {
                 break;
             }
@@ -84,12 +96,15 @@ mod tests {
 
     fn lines(bytes: &'static [u8], limit: usize, buffer_size: usize) -> Vec<(u64, Line, Vec<u8>)> {
         let source = std::io::BufReader::with_capacity(buffer_size, bytes);
-        let mut reader = LineReader { source: Box::new(source), line: 0, limit };
+        let mut reader = LineReader { source: Box::new(source), line: 0, offset: 0, limit };
         let mut found = Vec::new();
         loop {
             let mut buffer = Vec::new();
             match reader.read(&mut buffer).unwrap() {
-                Line::End => return found,
+                Line::End => {
+                    assert_eq!(reader.offset(), bytes.len() as u64);
+                    return found;
+                }
                 line => found.push((reader.line(), line, buffer)),
             }
         }

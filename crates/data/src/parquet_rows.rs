@@ -4,19 +4,24 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
 use parquet::basic::Compression;
 use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
-use parquet::record::reader::RowIter;
+use parquet::record::reader::{ReaderIter, TreeBuilder};
 use parquet::record::{Field, Row};
-use parquet::schema::types::Type;
+use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type};
 
 use crate::records::Value;
 
 /// Reads the rows of a Parquet file. Problems are texts: a file that breaks once cannot be read on.
 pub struct ParquetReader {
-    rows: RowIter<'static>,
+    reader: Box<dyn FileReader>,
+    /// The columns that are read.
+    selected: SchemaDescPtr,
+    /// The row group that is read next, and what is left of the one before.
+    group: usize,
+    rows: Option<ReaderIter>,
     columns: Vec<String>,
     metadata: Option<String>,
     schema: Type,
@@ -42,13 +47,9 @@ impl ParquetReader {
             let columns = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
             let pairs = file.key_value_metadata().map(Vec::as_slice).unwrap_or_default();
             let hub = pairs.iter().find(|pair| pair.key == "huggingface").and_then(|pair| pair.value.clone());
-            Ok(ParquetReader {
-                rows: RowIter::from_file_into(Box::new(reader)),
-                columns,
-                metadata: hub,
-                schema,
-                row: 0,
-            })
+            let selected = file.schema_descr_ptr();
+            let reader = Box::new(reader);
+            Ok(ParquetReader { reader, selected, group: 0, rows: None, columns, metadata: hub, schema, row: 0 })
         })
     }
 
@@ -64,29 +65,72 @@ impl ParquetReader {
         names.iter().map(|name| name.as_str().map(str::to_owned)).collect()
     }
 
-    /// Reads only these columns from now on, in this order.
+    /// Reads only these columns from now on, in this order. Only before the first row.
     pub fn select(self, columns: &[&str]) -> Result<ParquetReader, String> {
-        let ParquetReader { rows, columns: all, metadata, schema, row } = self;
+        let fields = self.schema.get_fields();
+        let chosen: Vec<_> = fields.iter().filter(|field| columns.contains(&field.name())).cloned().collect();
         guarded(move || {
-            let fields = schema.get_fields();
-            let chosen: Vec<_> = fields.iter().filter(|field| columns.contains(&field.name())).cloned().collect();
-            let projection = Type::group_type_builder(schema.name())
+            let projection = Type::group_type_builder(self.schema.name())
                 .with_fields(chosen)
                 .build()
                 .map_err(|error| error.to_string())?;
-            let rows = rows.project(Some(projection)).map_err(|error| error.to_string())?;
-            Ok(ParquetReader { rows, columns: all, metadata, schema, row })
+            let selected = Arc::new(SchemaDescriptor::new(Arc::new(projection)));
+            Ok(ParquetReader { selected, ..self })
         })
+    }
+
+    /// How many rows have been read or passed over.
+    pub fn rows_read(&self) -> u64 {
+        self.row
+    }
+
+    /// Passes over the first rows of the file, whole row groups without reading them. Only before the first row.
+    pub fn skip(&mut self, rows: u64) -> Result<(), String> {
+        while self.group < self.reader.num_row_groups() {
+            let group = self.reader.metadata().row_group(self.group).num_rows();
+            let Some(after) = u64::try_from(group).ok().and_then(|group| self.row.checked_add(group)) else {
+                return Err(format!("row group {}: {group} rows", self.group));
+            };
+            if after > rows {
+                break;
+            }
+            self.row = after;
+            self.group += 1;
+        }
+        while self.row < rows {
+            match self.read(&[]) {
+                Some(row) => row.map(drop)?,
+                None => return Err(format!("expected at least {rows} rows, found {}", self.row)),
+            }
+        }
+        Ok(())
     }
 
     /// The next row's values of `columns`, with its number from 1.
     pub fn read(&mut self, columns: &[String]) -> Option<Result<(u64, Vec<Value>), String>> {
-        self.row += 1;
-        let rows = &mut self.rows;
-        match guarded(|| rows.next().transpose().map_err(|error| error.to_string())) {
+        match guarded(|| self.next_row()) {
             Ok(None) => None,
-            Ok(Some(row)) => Some(Ok((self.row, values(row, columns)))),
-            Err(problem) => Some(Err(format!("row {}: {problem}", self.row))),
+            Ok(Some(row)) => {
+                self.row += 1;
+                Some(Ok((self.row, values(row, columns))))
+            }
+            Err(problem) => Some(Err(format!("row {}: {problem}", self.row + 1))),
+        }
+    }
+
+    fn next_row(&mut self) -> Result<Option<Row>, String> {
+        let text = |error: parquet::errors::ParquetError| error.to_string();
+        loop {
+            if let Some(row) = self.rows.as_mut().and_then(Iterator::next) {
+                return row.map(Some).map_err(text);
+            }
+            self.rows = None;
+            if self.group == self.reader.num_row_groups() {
+                return Ok(None);
+            }
+            let group = self.reader.get_row_group(self.group).map_err(text)?;
+            self.group += 1;
+            self.rows = Some(TreeBuilder::new().as_iter(Arc::clone(&self.selected), group.as_ref()).map_err(text)?);
         }
     }
 }

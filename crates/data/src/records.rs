@@ -283,7 +283,7 @@ fn text(field: &[u8]) -> Value {
     }
 }
 
-fn json_value(value: Option<&mut serde_json::Value>) -> Value {
+pub(crate) fn json_value(value: Option<&mut serde_json::Value>) -> Value {
     match value.map(serde_json::Value::take) {
         None | Some(serde_json::Value::Null) => Value::Missing,
         Some(serde_json::Value::String(text)) => Value::Text(text),
