@@ -43,6 +43,37 @@ def indices(*values):
     return struct.pack(f"<{len(values)}I", *values)
 
 
+def gguf():
+    """A Llama model of one layer and a width of 8, with a tokenizer of three tokens."""
+    def text(value):
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    def texts(*values):
+        return 9, struct.pack("<IQ", 8, len(values)) + b"".join(map(text, values))
+
+    def count(value):
+        return 4, struct.pack("<I", value)
+
+    keys = {"general.architecture": (8, text("llama")), "llama.embedding_length": count(8), "llama.block_count": count(1),
+            "llama.context_length": count(16), "llama.feed_forward_length": count(8),
+            "llama.attention.head_count": count(2), "llama.attention.head_count_kv": count(1),
+            "llama.attention.layer_norm_rms_epsilon": (6, floats(1e-5)), "tokenizer.ggml.model": (8, text("gpt2")),
+            "tokenizer.ggml.pre": (8, text("smollm")), "tokenizer.ggml.tokens": texts("a", "b", "ab"),
+            "tokenizer.ggml.merges": texts("a b")}
+    tensors = {"token_embd": [8, 3], "output_norm": [8], "blk.0.attn_norm": [8], "blk.0.ffn_norm": [8],
+               "blk.0.attn_q": [8, 8], "blk.0.attn_k": [8, 4], "blk.0.attn_v": [8, 4], "blk.0.attn_output": [8, 8],
+               "blk.0.ffn_gate": [8, 8], "blk.0.ffn_up": [8, 8], "blk.0.ffn_down": [8, 8]}
+    out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys))
+    for key, (kind, value) in keys.items():
+        out += text(key) + struct.pack("<I", kind) + value
+    data = b""
+    for name, axes in tensors.items():
+        out += text(f"{name}.weight") + struct.pack(f"<I{len(axes)}QIQ", len(axes), *axes, 0, len(data))
+        values = floats(*range(axes[0] * (axes[1] if len(axes) > 1 else 1)))
+        data += values + b"\0" * (-len(values) % 32)
+    return out + b"\0" * (-len(out) % 32) + data
+
+
 def read(*path):
     with open(os.path.join(TOKENIZERS, *path), "rb") as file:
         return file.read()
@@ -151,6 +182,7 @@ def main():
             out.writestr("model/config.json", b"{}" * 40)
             out.writestr("model/", b"")
         seed("archive", str(method), archive.getvalue())
+    seed("gguf", "llama", gguf())
     gates = {"open": 1, "fractional": 0, "closed": 1}
     projection = {"path": path, "layer": 0, "gated": True, "rows": 2, "columns": 2, "open_rows": 1, "open_columns": 1,
                   "live_rows": 1, "live_columns": 1, "row_gates": gates, "column_gates": gates}

@@ -4,16 +4,16 @@
 
 use finegates_model::Wiring;
 use finegates_model::sample::LayerSizes;
-use finegates_model::wiring::EncoderShape;
+use finegates_model::wiring::StackShape;
 use finegates_train::budget::{Cost, Live};
 use finegates_train::latency::LatencyTable;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
-    let shape = EncoderShape { layers: 2, hidden: 64, heads: 4, feed_forward: 96, zero_to_zero: true };
+    let shape = StackShape::encoder(2, 64, 4, 96);
     let whole = LayerSizes { query_key: 64, value: 64, feed_forward: 96 };
     let Some(table) = LatencyTable::parse(text, &whole) else { return };
-    let wiring = Wiring::encoder(finegates_checkpoint::Family::Bert, &shape).expect("a wiring");
+    let wiring = Wiring::stack(finegates_checkpoint::Family::Bert, &shape).expect("a wiring");
     let cost = Cost::Latency(table);
     let mut live = Live::whole(&wiring);
     let mut before = cost.of(&wiring, &live);

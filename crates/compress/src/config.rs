@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use finegates_checkpoint::compact::CompactInfo;
-use finegates_checkpoint::config::Family;
 use finegates_checkpoint::write::write_atomic;
+use finegates_model::Task;
 use serde_json::{Map, Value, json};
 
 use crate::Error;
@@ -15,25 +15,22 @@ pub(crate) fn write(request: &Request<'_>, folder: &Path) -> Result<(), Error> {
     let model = request.model;
     let config = model.config();
     let mut object = config.raw.clone();
-    let class = match config.family {
-        Family::Bert => "BertForSequenceClassification",
-        Family::Roberta => "RobertaForSequenceClassification",
-        Family::XlmRoberta => "XLMRobertaForSequenceClassification",
-        Family::DistilBert => "DistilBertForSequenceClassification",
-        Family::MpNet => "MPNetForSequenceClassification",
-    };
+    let language = model.task() == Task::Language;
+    let class = config.family.language_class().filter(|_| language).unwrap_or(config.family.classifier_class());
     object.insert("architectures".to_owned(), json!([class]));
     for key in ["dtype", "torch_dtype"] {
         // Whatever the original was stored in, the compact tensors are f32.
         object.entry(key).and_modify(|value| *value = json!("float32"));
     }
-    let labels = if request.labels.is_empty() { &config.labels } else { request.labels };
-    if labels.len() != model.classes() && !labels.is_empty() {
-        return Err(Error::Labels { expected: model.classes(), found: labels.len() });
+    if !language {
+        let labels = if request.labels.is_empty() { &config.labels } else { request.labels };
+        if labels.len() != model.classes() && !labels.is_empty() {
+            return Err(Error::Labels { expected: model.classes(), found: labels.len() });
+        }
+        write_labels(&mut object, labels, model.classes());
+        let problem = if model.regression() { "regression" } else { "single_label_classification" };
+        object.insert("problem_type".to_owned(), json!(problem));
     }
-    write_labels(&mut object, labels, model.classes());
-    let problem = if model.regression() { "regression" } else { "single_label_classification" };
-    object.insert("problem_type".to_owned(), json!(problem));
     let places = model.wiring().projections.iter();
     let projections = places.map(|place| (place.path.clone(), (place.rows, place.columns))).collect();
     object.insert("finegates".to_owned(), CompactInfo { projections }.to_json());

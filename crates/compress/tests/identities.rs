@@ -9,7 +9,7 @@ use finegates_checkpoint::config::Family;
 use finegates_compress::removal::open_sets;
 use finegates_compress::{OpenSets, liveness};
 use finegates_model::GateState;
-use finegates_model::wiring::{EncoderShape, Wiring};
+use finegates_model::wiring::{StackShape, Wiring};
 use proptest::prelude::*;
 
 const LAYERS: usize = 2;
@@ -158,8 +158,8 @@ fn encode(x: &[Vec<f64>], live: &[OpenSets], missing: f64, apply: &dyn Fn(usize,
 }
 
 fn wiring() -> Wiring {
-    let shape = EncoderShape { layers: LAYERS, hidden: HIDDEN, heads: HEADS, feed_forward: INNER, zero_to_zero: true };
-    Wiring::encoder(Family::Bert, &shape).unwrap()
+    let shape = StackShape::encoder(LAYERS, HIDDEN, HEADS, INNER);
+    Wiring::stack(Family::Bert, &shape).unwrap()
 }
 
 /// Greatest difference between the gated encoder and what is left of it.

@@ -5,10 +5,11 @@
 
 mod tiny;
 
+use finegates_checkpoint::tensors::Tensor;
 use finegates_compress::{Removal, adapter_removal};
-use finegates_model::Projection;
+use finegates_model::{Batch, Cache, Projection, Task};
 use proptest::prelude::*;
-use tiny::{CLOSED, FAMILIES, Numbers, OPEN, Tiny, difference, reload};
+use tiny::{CLOSED, DECODERS, FAMILIES, Numbers, OPEN, Tiny, difference, reload, reload_for};
 
 /// f32 rounding over two layers, relative to the greatest logit; a wrong index shows as 1e-2 and more.
 const ROUNDING: f64 = 2e-5;
@@ -62,10 +63,10 @@ proptest! {
         closed in prop_oneof![0.0..0.3f64, 0.3..0.9f64, Just(0.97)],
         extremes in prop_oneof![
             2 => Just(vec![]),
-            1 => prop::collection::vec((0..12usize, any::<bool>()), 1..4),
+            1 => prop::collection::vec((0..14usize, any::<bool>()), 1..4),
         ],
     ) {
-        for family in FAMILIES {
+        for family in tiny::all() {
             check(family, seed, closed, &extremes)?;
         }
     }
@@ -73,7 +74,7 @@ proptest! {
 
 #[test]
 fn direct_gates_below_0_and_above_1_are_folded_as_they_are() {
-    for family in FAMILIES {
+    for family in tiny::all() {
         let mut numbers = Numbers(9);
         let tiny = Tiny::direct(family, |_, _, _| {
             let closed = numbers.next() < 0.4;
@@ -91,7 +92,7 @@ fn direct_gates_below_0_and_above_1_are_folded_as_they_are() {
 
 #[test]
 fn nothing_closed_removes_nothing_and_keeps_the_logits() {
-    for family in FAMILIES {
+    for family in tiny::all() {
         let tiny = Tiny::gated(family, |_, _, _| Some(OPEN));
         let folder = tempfile::tempdir().unwrap();
         let report = tiny.compress(&folder.path().join("compact")).unwrap();
@@ -104,7 +105,7 @@ fn nothing_closed_removes_nothing_and_keeps_the_logits() {
 
 #[test]
 fn every_gate_closed_leaves_embeddings_norms_and_head() {
-    for family in FAMILIES {
+    for family in tiny::all() {
         let tiny = Tiny::gated(family, |_, _, _| Some(CLOSED));
         let folder = tempfile::tempdir().unwrap();
         let report = tiny.compress(&folder.path().join("compact")).unwrap();
@@ -206,4 +207,92 @@ fn adapter_alone_is_counted_as_with_its_model() {
         assert_eq!(alone.totals, with_model.totals, "{family}");
         assert_eq!(alone.layers, with_model.layers, "{family}");
     }
+}
+
+/// Reading token by token with caches as narrow as removal left them.
+#[test]
+fn a_compact_language_model_goes_on_as_the_gated_one() {
+    for family in DECODERS {
+        for (seed, closed) in [(1, 0.1), (2, 0.3), (3, 0.6)] {
+            let mut numbers = Numbers(seed);
+            let theta = |_: usize, _: &str, _: usize| Some(random_theta(closed, &mut numbers));
+            let tiny = Tiny::gated_for(Task::Language, family, theta);
+            let folder = tempfile::tempdir().unwrap();
+            let destination = folder.path().join("compact");
+            tiny.compress(&destination).unwrap();
+            let compact = reload_for(Task::Language, &destination);
+            assert_eq!(compact.task(), Task::Language);
+            assert!(difference(&tiny.model, &compact) < ROUNDING, "{family}");
+            let mut prompts = Batch::default();
+            prompts.push(&[5, 6, 7, 8, 9, 10], &[0; 6]);
+            prompts.push(&[11], &[0]);
+            let mut caches = vec![Cache::default(); 4];
+            let mut refs: Vec<&mut Cache> = caches.iter_mut().collect();
+            let (gated, small) = refs.split_at_mut(2);
+            let mut both =
+                [tiny.model.read_prompts(&prompts, gated).unwrap(), compact.read_prompts(&prompts, small).unwrap()];
+            for token in 20..30 {
+                let scale = both[0].iter().fold(0.0, |most: f32, value| most.max(value.abs()));
+                let gap = both[0].iter().zip(&both[1]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(gap < ROUNDING as f32 * scale, "{family}: {gap:e} of {scale:e} before token {token}");
+                both = [
+                    tiny.model.read_tokens(&[token, token + 1], gated).unwrap(),
+                    compact.read_tokens(&[token, token + 1], small).unwrap(),
+                ];
+            }
+            let narrowed = caches[2].size_bytes() < caches[0].size_bytes();
+            assert!(narrowed || closed < 0.3, "{family}: caches of {} bytes", caches[2].size_bytes());
+        }
+    }
+}
+
+/// Biases that training added where the base has none are live, folded and written like any others.
+#[test]
+fn added_biases_are_kept_with_what_is_left() {
+    for family in DECODERS {
+        let mut numbers = Numbers(5);
+        let mut tiny = Tiny::load(family);
+        let mut adapter = tiny::adapter(tiny.model.wiring(), &mut |_, _, _| Some(random_theta(0.5, &mut numbers)));
+        for place in &tiny.model.wiring().projections {
+            let data: Vec<f32> = (0..place.rows).map(|_| numbers.next() as f32 - 0.5).collect();
+            adapter.tensors.insert(format!("{}.bias", place.path), Tensor { shape: vec![place.rows], data });
+        }
+        tiny.model.apply_adapter(&adapter).unwrap();
+        assert!(tiny.model.wiring().projections.iter().all(|place| place.bias), "{family}");
+        let folder = tempfile::tempdir().unwrap();
+        tiny.compress(&folder.path().join("compact")).unwrap();
+        assert!(difference(&tiny.model, &reload(&folder.path().join("compact"))) < ROUNDING, "{family}");
+    }
+}
+
+#[test]
+fn a_compact_model_takes_no_adapter() {
+    let tiny = Tiny::gated("llama", |_, _, _| Some(OPEN));
+    let folder = tempfile::tempdir().unwrap();
+    tiny.compress(&folder.path().join("compact")).unwrap();
+    let mut compact = reload(&folder.path().join("compact"));
+    let adapter = tiny::adapter(tiny.model.wiring(), &mut |_, _, _| Some(OPEN));
+    let error = compact.apply_adapter(&adapter).unwrap_err().to_string();
+    assert!(error.contains("a compact model takes no adapter"), "{error}");
+}
+
+#[test]
+fn of_a_decoder_a_pair_of_key_rows_takes_its_queries_along_and_a_head_its_keys() {
+    // llama of the fixtures: four query heads of eight dimensions, two heads of keys and values.
+    let tiny = Tiny::gated("llama", |projection, side, at| {
+        let closed = match (projection, side) {
+            // Pair 1 of the first key head; one row only of pair 2.
+            (1, "rows") => [1, 5, 2].contains(&at),
+            // All values of the second key head.
+            (2, "rows") => at >= 8,
+            _ => false,
+        };
+        Some(if closed { CLOSED } else { OPEN })
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let report = tiny.compress(&folder.path().join("compact")).unwrap();
+    let places = &report.removal.projections;
+    assert_eq!((places[0].live_rows, places[1].live_rows), (12, 5), "six of eight dimensions of two heads");
+    assert_eq!((places[2].live_rows, places[3].live_columns), (8, 16));
+    assert!(difference(&tiny.model, &reload(&folder.path().join("compact"))) < ROUNDING);
 }

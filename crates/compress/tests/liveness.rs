@@ -4,7 +4,7 @@
 
 use finegates_checkpoint::config::Family;
 use finegates_compress::{OpenSets, liveness};
-use finegates_model::wiring::{EncoderShape, ProjectionWiring, Role, Rule, Side, Slots, Space, Wiring};
+use finegates_model::wiring::{ProjectionWiring, Role, Rule, Side, Slots, Space, StackShape, Wiring};
 use proptest::prelude::*;
 
 /// Applies every rule again and again until nothing changes.
@@ -85,8 +85,8 @@ fn wirings() -> impl Strategy<Value = (Wiring, Vec<OpenSets>)> {
 }
 
 fn encoder() -> Wiring {
-    let shape = EncoderShape { layers: 2, hidden: 4, heads: 2, feed_forward: 3, zero_to_zero: true };
-    Wiring::encoder(Family::Bert, &shape).unwrap()
+    let shape = StackShape::encoder(2, 4, 2, 3);
+    Wiring::stack(Family::Bert, &shape).unwrap()
 }
 
 proptest! {

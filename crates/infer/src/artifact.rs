@@ -7,7 +7,8 @@ use finegates_checkpoint::Checkpoint;
 use finegates_checkpoint::adapter::{Adapter, AdapterConfig};
 use finegates_checkpoint::read::{SETTINGS_LIMIT_BYTES, TOKENIZER_LIMIT_BYTES, read_text};
 use finegates_checkpoint::source::{self, FetchOptions};
-use finegates_model::{LoadOptions, LoadReport, Method, Model};
+use finegates_kernels::matrix::Precision;
+use finegates_model::{LoadOptions, LoadReport, Method, Model, Task};
 use serde::Deserialize;
 
 use crate::error::Error;
@@ -103,11 +104,7 @@ impl Artifact {
     /// # Errors
     /// A folder that is no model, a run without a saved model, a model that cannot be fetched.
     pub fn find(name: &str, which: &Which, base: Option<&str>, fetch: &FetchOptions<'_>) -> Result<Artifact, Error> {
-        let local = Path::new(name);
-        let folder = if local.exists() { local.to_owned() } else { source::resolve(name, fetch)? };
-        if !folder.is_dir() {
-            return Err(Error::NotAFolder { path: folder });
-        }
+        let folder = source::resolve(name, fetch)?;
         let mut artifact = Artifact::in_folder(&folder, which)?;
         if let Which::Stop(name) = which
             && artifact.kind != Kind::Run
@@ -262,27 +259,40 @@ impl Artifact {
         Ok(checkpoint.config.labels.clone())
     }
 
-    /// Loads the model at evaluation, adapter applied. The report lists head tensors that neither the checkpoint nor the
+    /// What its head was trained to predict: as its adapter or its config says.
+    ///
+    /// # Errors
+    /// As [`Artifact::read_adapter`].
+    pub fn task(&self, checkpoint: &Checkpoint) -> Result<Task, Error> {
+        let language = match self.read_adapter()? {
+            Some(adapter) => adapter.config.task_type.as_deref() == Some("CAUSAL_LM"),
+            None => checkpoint.config.is_language_model(),
+        };
+        Ok(if language { Task::Language } else { Task::Classify })
+    }
+
+    /// Loads the model at evaluation with a head for the task, adapter applied. The report lists head tensors that neither the checkpoint nor the
     /// adapter has.
     ///
     /// # Errors
     /// Files that cannot be read or do not fit together.
-    pub fn load_model(&self, checkpoint: &Checkpoint, keep_weights: bool) -> Result<(Model, LoadReport), Error> {
+    pub fn load_model(&self, checkpoint: &Checkpoint, loading: &Loading) -> Result<(Model, LoadReport), Error> {
+        let &Loading { task, keep_weights, precision } = loading;
         let adapter = self.read_adapter()?;
         let labels = match &adapter {
-            Some(adapter) => {
+            Some(adapter) if task == Task::Classify => {
                 head_rows(adapter).or_else(|| Some(self.labels(checkpoint).ok()?.len()).filter(|&n| n > 0))
             }
-            None => None,
+            _ => None,
         };
-        let options = LoadOptions { labels, keep_weights, ..LoadOptions::default() };
+        let options = LoadOptions { task, labels, keep_weights, precision, ..LoadOptions::default() };
         let (mut model, mut report) = Model::load(checkpoint, &options)?;
         if let Some(adapter) = &adapter {
             let folder = self.adapter.as_deref().unwrap_or(&self.folder);
             let named = |error| Error::Adapter { folder: folder.to_owned(), source: Box::new(error) };
             model.apply_adapter(adapter).map_err(named)?;
             // The labels of the base are another head's; those beside the adapter are this one's.
-            if folder.join("config.json").is_file() {
+            if task == Task::Classify && folder.join("config.json").is_file() {
                 finegates_checkpoint::Config::read(folder)?.check_labels(folder, model.classes())?;
             }
             report.initialised.retain(|name| !adapter.tensors.contains_key(name));
@@ -291,9 +301,20 @@ impl Artifact {
     }
 }
 
+/// How a model is loaded for evaluation.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Loading {
+    /// What its head is to predict.
+    pub task: Task,
+    /// Keep the plain weights readable, for compression.
+    pub keep_weights: bool,
+    /// What packed weights are held in.
+    pub precision: Precision,
+}
+
 /// The number of classes that the adapter's head gives: the rows of the one matrix among the known output layers.
 fn head_rows(adapter: &Adapter) -> Option<usize> {
-    let names = ["classifier.out_proj.weight", "classifier.weight"];
+    let names = ["classifier.out_proj.weight", "classifier.weight", "score.weight"];
     names.iter().find_map(|name| adapter.tensors.get(*name)?.shape.first().copied())
 }
 

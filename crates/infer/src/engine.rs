@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use finegates_checkpoint::source::FetchOptions;
 use finegates_checkpoint::{Checkpoint, Encoding, Tokenizer};
-use finegates_model::{Batch, Model};
+use finegates_kernels::matrix::Precision;
+use finegates_model::{Batch, Model, Task};
 
 use crate::answer::{Answer, Outcome};
-use crate::artifact::{Artifact, Kind, Which};
+use crate::artifact::{Artifact, Kind, Loading, Which};
 use crate::batches::Plan;
 use crate::error::Error;
 
@@ -29,6 +30,8 @@ pub struct Options<'a> {
     pub allow_untrained_head: bool,
     /// Tokens that run together; none for [`BATCH_TOKENS`].
     pub batch_tokens: Option<usize>,
+    /// What packed weights are held in.
+    pub precision: Precision,
     /// How models that are not local are fetched.
     pub fetch: FetchOptions<'a>,
 }
@@ -98,7 +101,11 @@ impl Engine {
     /// As [`Engine::load`], but for the tokenizer.
     pub fn without_tokenizer(artifact: Artifact, options: &Options<'_>) -> Result<Engine, Error> {
         let checkpoint = artifact.open_checkpoint(&options.fetch)?;
-        let (model, report) = artifact.load_model(&checkpoint, false)?;
+        if artifact.adapter.is_some() && artifact.task(&checkpoint)? == Task::Language {
+            return Err(Error::LanguageModel { path: artifact.folder.clone() });
+        }
+        let (model, report) =
+            artifact.load_model(&checkpoint, &Loading { precision: options.precision, ..Loading::default() })?;
         if !report.initialised.is_empty() && !options.allow_untrained_head {
             return Err(Error::NoHead { path: artifact.folder.clone(), missing: report.initialised });
         }
@@ -234,7 +241,11 @@ impl Engine {
     }
 }
 
-fn open_tokenizer(artifact: &Artifact, checkpoint: &Checkpoint) -> Result<Tokenizer, Error> {
+/// The tokenizer of a model: that beside its adapter, or the checkpoint's.
+///
+/// # Errors
+/// A model without a tokenizer, or with one that cannot be read.
+pub fn open_tokenizer(artifact: &Artifact, checkpoint: &Checkpoint) -> Result<Tokenizer, Error> {
     let mut last = None;
     for folder in artifact.tokenizer_folders(checkpoint) {
         match Tokenizer::open(&folder, &checkpoint.config) {

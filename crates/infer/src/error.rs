@@ -23,10 +23,10 @@ pub enum Error {
         /// What is in it, in words.
         found: String,
     },
-    /// A file where a folder should be.
-    #[error("{}: expected a model's folder, found a file; name the folder that holds it", path.display())]
-    NotAFolder {
-        /// The file.
+    /// A model of the next token is asked for an answer.
+    #[error("{}: is a language model and has no answers; use finegates generate or finegates perplexity", path.display())]
+    LanguageModel {
+        /// Its folder.
         path: PathBuf,
     },
     /// A run that has not saved anything that can be used yet.
@@ -132,5 +132,41 @@ pub enum Error {
         text: usize,
         /// Why.
         source: Box<Error>,
+    },
+    /// A setting of text generation out of range.
+    #[error("{setting}: expected {expected}, found {found}")]
+    Setting {
+        /// Its name.
+        setting: &'static str,
+        /// What would have been accepted.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+    /// A prompt that the model cannot continue.
+    #[error("prompt {request}: {reason}")]
+    Prompt {
+        /// Index of the prompt among those given together.
+        request: usize,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A row of logits from which no token can be chosen.
+    #[error("prompt {request}: the model's logits for new token {position} are {found}; did its training diverge?")]
+    Logits {
+        /// Index of the prompt among those given together.
+        request: usize,
+        /// How many new tokens came before.
+        position: usize,
+        /// What they are, in words.
+        found: &'static str,
+    },
+    /// A chat template that cannot be used, or that refuses the messages.
+    #[error("{}: chat template: {reason}", path.display())]
+    Chat {
+        /// The template's file.
+        path: PathBuf,
+        /// Why, with the line of the template where there is one.
+        reason: String,
     },
 }

@@ -1,6 +1,8 @@
 //! The engine an application embeds: one call loads a base checkpoint, a training run or a compact model, another
 //! answers texts.
 //!
+//! [`generation`] holds what turns a decoder's logits into text.
+//!
 //! No training code is reachable from here, and nothing about files of data: texts come in, answers go out.
 //!
 //! ```no_run
@@ -19,8 +21,9 @@ pub mod artifact;
 pub mod batches;
 pub mod engine;
 pub mod error;
+pub mod generation;
 
 pub use answer::{Answer, Outcome};
-pub use artifact::{Artifact, Kind, Which};
-pub use engine::{Encoded, Engine, Options, Text};
+pub use artifact::{Artifact, Kind, Loading, Which};
+pub use engine::{Encoded, Engine, Options, Text, open_tokenizer};
 pub use error::Error;

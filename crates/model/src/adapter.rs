@@ -6,9 +6,11 @@ use finegates_checkpoint::adapter::{Adapter, GateForm};
 use finegates_checkpoint::tensors::Tensor;
 
 use crate::error::Error;
+use crate::family::LANGUAGE_HEAD;
 use crate::gate::{Gate, GateNoise, Gates, gates_name};
+use crate::load::Task;
 use crate::model::Model;
-use crate::parameter::Parameter;
+use crate::parameter::{Group, Parameter};
 use crate::projection::Projection;
 use crate::wiring::Side;
 
@@ -27,7 +29,8 @@ impl Model {
             }
             projection.bias_parameter().filter(|bias| bias.trainable()).into_iter().for_each(&mut insert);
         }
-        for projection in [&self.head.dense, &self.head.output] {
+        // A language head is the base model's, and stays as it is.
+        for projection in self.head.projections().filter(|_| self.task() == Task::Classify) {
             insert(projection.weight_parameter());
             projection.bias_parameter().into_iter().for_each(&mut insert);
         }
@@ -46,7 +49,7 @@ impl Model {
             .collect()
     }
 
-    /// Puts an adapter's gates, biases and head into the model; gates are made where there were none.
+    /// Puts an adapter's gates, biases and head into the model; gates and biases are made where there were none.
     ///
     /// The gates stand at their evaluation values afterwards. Projections that the adapter does not name stay as they
     /// are: an adapter may gate some modules only.
@@ -54,16 +57,35 @@ impl Model {
     /// # Errors
     /// A tensor whose module the model lacks, or whose shape differs. The model is then unusable and to be dropped.
     pub fn apply_adapter(&mut self, adapter: &Adapter) -> Result<(), Error> {
+        if self.config().compact.is_some() {
+            return Err(Error::Unsupported(
+                "a compact model takes no adapter: name the base model that the adapter was trained on".to_owned(),
+            ));
+        }
+        let head = adapter.tensors.keys().find(|name| self.task() == Task::Language && name.starts_with(LANGUAGE_HEAD));
+        if let Some(name) = head {
+            let name: String = name.chars().take(120).collect();
+            let reason = "adapters that replace the output embedding of a language model are not supported";
+            return Err(Error::Unsupported(format!("{name}: {reason}")));
+        }
         let mut left: BTreeMap<&str, &Tensor> =
             adapter.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        for projection in self.encoder.projections_mut() {
+        let mut biased = Vec::new();
+        for (index, projection) in self.stack.projections_mut().enumerate() {
             apply_gates(projection, &mut left)?;
+            let name = format!("{}.bias", projection.path());
+            if projection.bias_parameter().is_none() && left.contains_key(name.as_str()) {
+                let zeros = vec![0.0; projection.out_features()];
+                projection.set_bias(Parameter::frozen(name, Group::Bias, &[zeros.len()], zeros));
+                biased.push(index);
+            }
             if let Some(bias) = projection.bias_parameter_mut() {
                 replace(bias, &mut left)?;
             }
             projection.changed();
         }
-        for projection in [&mut self.head.dense, &mut self.head.output] {
+        self.wiring.give_biases(&biased);
+        for projection in self.head.projections_mut() {
             let replaced = replace(projection.weight_parameter_mut(), &mut left)?;
             if let Some(bias) = projection.bias_parameter_mut() {
                 replace(bias, &mut left)?;
@@ -87,7 +109,11 @@ impl Model {
 }
 
 fn apply_gates(projection: &mut Projection, left: &mut BTreeMap<&str, &Tensor>) -> Result<(), Error> {
+    let may_reopen = projection.may_reopen();
     if let Some(gates) = projection.gates_mut() {
+        if !may_reopen {
+            return Err(Error::Unsupported("the model has an adapter already; load it anew for another".to_owned()));
+        }
         replace(&mut gates.rows.parameter, left)?;
         replace(&mut gates.columns.parameter, left)?;
         projection.adopt_gates();
@@ -100,7 +126,7 @@ fn apply_gates(projection: &mut Projection, left: &mut BTreeMap<&str, &Tensor>) 
     // A side without gates is open throughout: ω = 1, and θ = 1 gives ω = clamp(tanh 1 + ½) = 1.
     let lengths = [projection.out_features(), projection.in_features()];
     let mut vectors = names(form).into_iter().zip(lengths).map(|(name, length)| {
-        let mut numbers = Parameter::frozen(name, crate::parameter::Group::Gate, &[length], vec![1.0; length]);
+        let mut numbers = Parameter::frozen(name, Group::Gate, &[length], vec![1.0; length]);
         replace(&mut numbers, left)?;
         let Parameter { name, value, .. } = numbers;
         Ok::<_, Error>(match form {

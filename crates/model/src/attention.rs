@@ -1,13 +1,15 @@
-//! Self-attention block of a post-norm encoder: `norm(x + dropout(output(attention(query x, key x, value x))))`.
+//! Self-attention without its norm and residual: `output(attention(query x, key x, value x))`, over all tokens of a
+//! sequence or over those before, with grouped heads and rotary positions where a family has them.
 
-use finegates_kernels::attention::{self as kernels, Head, Layout};
-use finegates_kernels::dropout::{Dropout, dropout};
+use finegates_kernels::attention::{self as kernels, Layout, Mask};
+use finegates_kernels::dropout::Dropout;
 use finegates_kernels::matrix::Activation;
-use finegates_kernels::random;
+use finegates_kernels::{random, rotary};
 
-use crate::norm::{Norm, NormSaved};
+use crate::heads::Heads;
 use crate::parameter::Parameter;
 use crate::projection::Projection;
+use crate::rotary::Turns;
 
 /// Relative position bias shared by all layers (MPNet): one learned number a head and distance bucket.
 #[derive(Debug, Clone)]
@@ -60,20 +62,27 @@ fn distance_buckets(longest: usize, buckets: usize) -> impl Iterator<Item = usiz
     })
 }
 
-/// Facts of one pass that every layer's attention shares.
+/// Facts of one pass that every layer shares.
 #[derive(Debug, Clone, Copy)]
 pub struct Pass<'a> {
     /// Sequence offsets, `[S + 1]`.
     pub offsets: &'a [usize],
     /// Relative position bias table and its longest distance.
     pub position_bias: Option<(&'a [f32], usize)>,
+    /// How queries and keys turn, in families where they do.
+    pub turns: Option<&'a Turns>,
     /// Key of this pass's dropout masks; `None` for no dropout.
     pub dropout_key: Option<u64>,
     /// Whether a backward pass will follow.
     pub training: bool,
 }
 
-impl Pass<'_> {
+impl<'a> Pass<'a> {
+    /// A pass over these sequences that nothing follows, without position bias and turns.
+    pub fn evaluation(offsets: &'a [usize]) -> Self {
+        Pass { offsets, position_bias: None, turns: None, dropout_key: None, training: false }
+    }
+
     /// `T`.
     pub fn rows(&self) -> usize {
         self.offsets.last().copied().unwrap_or(0)
@@ -91,35 +100,32 @@ impl Pass<'_> {
 pub struct Attention {
     /// `[H·E, D]`.
     pub query: Projection,
-    /// `[H·E, D]`.
+    /// `[key/value heads · E, D]`.
     pub key: Projection,
-    /// `[H·E, D]`.
+    /// `[key/value heads · E, D]`.
     pub value: Projection,
     /// `[D, H·E]`.
     pub output: Projection,
-    /// Norm of the sum with the residual.
-    pub norm: Norm,
-    /// Live heads, with their columns in query/key and value space.
-    pub heads: Vec<Head>,
+    /// Where the live heads lie in the rows and columns of these.
+    pub heads: Heads,
+    /// Which tokens a token sees.
+    pub mask: Mask,
     /// Factor on the scores, `1/√E` of the original head dimension.
     pub scale: f32,
     /// Dropout rate of the probabilities.
-    pub attention_dropout: f32,
-    /// Dropout rate of the block's output.
-    pub hidden_dropout: f32,
+    pub dropout: f32,
 }
 
 /// What the backward pass of the block needs; also the block's working memory.
 #[derive(Debug, Default, Clone)]
 pub struct AttentionSaved {
-    query: Vec<f32>,
-    key: Vec<f32>,
-    value: Vec<f32>,
-    context: Vec<f32>,
+    pub(crate) query: Vec<f32>,
+    pub(crate) key: Vec<f32>,
+    pub(crate) value: Vec<f32>,
+    pub(crate) context: Vec<f32>,
     log_sum_exp: Vec<f32>,
-    output: Vec<f32>,
-    sum: Vec<f32>,
-    norm: NormSaved,
+    /// Output of the output projection, `[T, D]`, when training.
+    pub(crate) output: Vec<f32>,
 }
 
 impl AttentionSaved {
@@ -136,6 +142,7 @@ pub struct Scratch {
     pub(crate) b: Vec<f32>,
     pub(crate) c: Vec<f32>,
     pub(crate) d: Vec<f32>,
+    pub(crate) turned: Vec<f32>,
     pub(crate) product: Vec<f32>,
 }
 
@@ -143,44 +150,50 @@ impl Attention {
     fn layout<'a>(&'a self, layer: usize, pass: &Pass<'a>) -> Layout<'a> {
         Layout {
             offsets: pass.offsets,
-            heads: &self.heads,
-            query_key_stride: self.query.output_width(),
+            heads: &self.heads.heads,
+            query_stride: self.query.output_width(),
+            key_stride: self.key.output_width(),
             value_stride: self.value.output_width(),
+            output_stride: self.output.input_width(),
             scale: self.scale,
+            mask: self.mask,
             position_bias: pass.position_bias,
-            dropout: pass.dropout(self.attention_dropout, layer, 0),
+            dropout: pass.dropout(self.dropout, layer, 0),
         }
     }
 
-    /// `out` `[T, D]` from `x` `[T, D]`.
-    pub fn forward(&self, x: &[f32], layer: usize, pass: &Pass<'_>, saved: &mut AttentionSaved, out: &mut [f32]) {
+    /// Fills queries, keys and values from `x` `[T, D]`, turned.
+    pub(crate) fn project(&self, x: &[f32], pass: &Pass<'_>, saved: &mut AttentionSaved) {
         let rows = pass.rows();
         for (projection, buffer) in
             [(&self.query, &mut saved.query), (&self.key, &mut saved.key), (&self.value, &mut saved.value)]
         {
-            buffer.resize(rows * projection.output_width(), 0.0);
+            resized(buffer, rows * projection.output_width());
             projection.forward(x, rows, buffer, Activation::None);
         }
-        saved.context.resize(rows * self.value.output_width(), 0.0);
-        saved.log_sum_exp.resize(rows * self.heads.len(), 0.0);
+        self.turn(pass, &mut saved.query, &mut saved.key, rotary::rotate);
+    }
+
+    /// Turns queries and keys, or their gradients back.
+    fn turn(&self, pass: &Pass<'_>, query: &mut [f32], key: &mut [f32], turn: Turn) {
+        let Some(turns) = pass.turns else { return };
+        turn(query, self.query.output_width(), &self.heads.query_turns(), &turns.rows, &turns.table);
+        turn(key, self.key.output_width(), &self.heads.key_turns(), &turns.rows, &turns.table);
+    }
+
+    /// Fills the input of the output projection from `x` `[T, D]`.
+    pub fn context(&self, x: &[f32], layer: usize, pass: &Pass<'_>, saved: &mut AttentionSaved) {
+        self.project(x, pass, saved);
+        let rows = pass.rows();
+        resized(&mut saved.context, rows * self.output.input_width());
+        resized(&mut saved.log_sum_exp, rows * self.heads.heads.len());
         let layout = self.layout(layer, pass);
         let log_sum_exp = pass.training.then_some(&mut saved.log_sum_exp[..]);
         kernels::attention_forward(&layout, &saved.query, &saved.key, &saved.value, &mut saved.context, log_sum_exp);
-        residual_norm(
-            &self.output,
-            &saved.context,
-            x,
-            pass,
-            pass.dropout(self.hidden_dropout, layer, 1),
-            &self.norm,
-            &mut saved.output,
-            &mut saved.sum,
-            &mut saved.norm,
-            out,
-        );
     }
 
-    /// `d_x` (overwritten, `[T, D]`) from `d_out`, or only the gradients of the parameters when the input needs none.
+    /// Adds to `d_x` `[T, D]` from the gradient of the output projection's output, and gathers the parameters'
+    /// gradients; only these when the input needs none.
     #[allow(clippy::too_many_arguments)]
     pub fn backward(
         &mut self,
@@ -188,28 +201,18 @@ impl Attention {
         layer: usize,
         pass: &Pass<'_>,
         saved: &AttentionSaved,
-        d_out: &[f32],
-        d_x: Option<&mut [f32]>,
+        d_output: &[f32],
+        mut d_x: Option<&mut [f32]>,
         d_bias: Option<&mut [f32]>,
         scratch: &mut Scratch,
     ) {
         let rows = pass.rows();
-        let Scratch { a: d_sum, b: d_context, c: d_query_key, d: d_value, product } = scratch;
-        let width = self.output.output_width();
-        d_sum.resize(rows * width, 0.0);
-        self.norm.backward(&saved.sum, &saved.norm, d_out, d_sum);
-        let mut d_x = d_x;
-        if let Some(d_x) = d_x.as_deref_mut() {
-            d_x.copy_from_slice(d_sum);
-        }
-        if let Some(mask) = pass.dropout(self.hidden_dropout, layer, 1) {
-            dropout(d_sum, &mask);
-        }
-        zeroed(d_context, rows * self.value.output_width());
-        self.output.backward(&saved.context, &saved.output, rows, d_sum, Some(d_context), product);
-        let query_width = self.query.output_width();
-        d_query_key.resize(2 * rows * query_width, 0.0);
-        d_value.resize(rows * self.value.output_width(), 0.0);
+        let Scratch { b: d_context, c: d_query_key, d: d_value, turned, product, .. } = scratch;
+        zeroed(d_context, rows * self.output.input_width());
+        self.output.backward(&saved.context, &saved.output, rows, d_output, Some(d_context), product);
+        let (query_width, key_width) = (self.query.output_width(), self.key.output_width());
+        resized(d_query_key, rows * (query_width + key_width));
+        resized(d_value, rows * self.value.output_width());
         let (d_query, d_key) = d_query_key.split_at_mut(rows * query_width);
         kernels::attention_backward(
             &self.layout(layer, pass),
@@ -224,44 +227,41 @@ impl Attention {
             d_value,
             d_bias,
         );
-        self.query.backward(x, &saved.query, rows, d_query, d_x.as_deref_mut(), product);
-        self.key.backward(x, &saved.key, rows, d_key, d_x.as_deref_mut(), product);
+        self.turn(pass, d_query, d_key, rotary::rotate_backward);
+        let (mut query, mut key) = (saved.query.as_slice(), saved.key.as_slice());
+        if pass.turns.is_some() && self.query.gates().is_some() {
+            // The projections' own outputs, which the gradients of their row gates need.
+            turned.clear();
+            turned.extend_from_slice(query);
+            turned.extend_from_slice(key);
+            let (own_query, own_key) = turned.split_at_mut(query.len());
+            self.turn(pass, own_query, own_key, rotary::rotate_backward);
+            (query, key) = (own_query, own_key);
+        }
+        self.query.backward(x, query, rows, d_query, d_x.as_deref_mut(), product);
+        self.key.backward(x, key, rows, d_key, d_x.as_deref_mut(), product);
         self.value.backward(x, &saved.value, rows, d_value, d_x, product);
     }
+
+    /// Query, key, value, attention output: the order of the wiring.
+    pub fn projections(&self) -> impl Iterator<Item = &Projection> {
+        [&self.query, &self.key, &self.value, &self.output].into_iter()
+    }
+
+    /// Query, key, value, attention output: the order of the wiring.
+    pub fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
+        [&mut self.query, &mut self.key, &mut self.value, &mut self.output].into_iter()
+    }
 }
+
+type Turn = fn(&mut [f32], usize, &[rotary::RotaryHead<'_>], &[u32], &rotary::RotaryTable);
 
 pub(crate) fn zeroed(buffer: &mut Vec<f32>, length: usize) {
     buffer.clear();
     buffer.resize(length, 0.0);
 }
 
-/// `out = norm(residual + dropout(projection(x)))`, keeping the projection's output and the sum when training.
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn residual_norm(
-    projection: &Projection,
-    x: &[f32],
-    residual: &[f32],
-    pass: &Pass<'_>,
-    mask: Option<Dropout>,
-    norm: &Norm,
-    output: &mut Vec<f32>,
-    sum: &mut Vec<f32>,
-    norm_saved: &mut NormSaved,
-    out: &mut [f32],
-) {
-    let rows = pass.rows();
-    let length = rows * projection.output_width();
-    sum.resize(length, 0.0);
-    if pass.training {
-        output.resize(length, 0.0);
-        projection.forward(x, rows, output, Activation::None);
-        sum.copy_from_slice(output);
-        if let Some(mask) = mask {
-            dropout(sum, &mask);
-        }
-        norm.add_forward(sum, residual, out, Some(norm_saved));
-    } else {
-        projection.forward(x, rows, sum, Activation::None);
-        norm.add_forward(sum, residual, out, None);
-    }
+/// Room for so many numbers, whatever they are.
+pub(crate) fn resized(buffer: &mut Vec<f32>, length: usize) {
+    buffer.resize(length, 0.0);
 }

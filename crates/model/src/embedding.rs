@@ -1,4 +1,4 @@
-//! Embeddings: word, position and (where the family has them) segment rows added, normed and dropped out.
+//! Embeddings: word and (where the family has them) position and segment rows added, normed and dropped out.
 
 use finegates_kernels::dropout::{Dropout, dropout};
 use finegates_kernels::embedding as kernels;
@@ -11,6 +11,8 @@ use crate::parameter::{Parameter, ParameterMut};
 /// How a family numbers positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Positions {
+    /// There is no position table: queries and keys turn.
+    None,
     /// 0, 1, 2 …
     FromZero,
     /// `p + 1, p + 2, …` where `p` is this padding id; a padding token inside the text keeps position `p` and does
@@ -22,7 +24,7 @@ impl Positions {
     /// The longest sequence that a table of `rows` positions allows.
     pub fn longest(self, rows: usize) -> usize {
         match self {
-            Self::FromZero => rows,
+            Self::None | Self::FromZero => rows,
             Self::AfterPadding(padding) => rows.saturating_sub(padding as usize + 1),
         }
     }
@@ -32,6 +34,7 @@ impl Positions {
         for bounds in batch.offsets.windows(2) {
             let tokens = &batch.tokens[bounds[0]..bounds[1]];
             match self {
+                Self::None => {}
                 Self::FromZero => ids.extend(0..tokens.len() as u32),
                 Self::AfterPadding(padding) => {
                     let mut position = padding;
@@ -53,16 +56,18 @@ impl Positions {
 pub struct Embeddings {
     /// `[V, D]`.
     pub word: Parameter,
-    /// `[positions, D]`.
-    pub position: Parameter,
+    /// `[positions, D]`, in families that have one.
+    pub position: Option<Parameter>,
     /// `[segments, D]`, in families that have segments.
     pub segment: Option<Parameter>,
-    /// Norm of the sum.
-    pub norm: Norm,
+    /// Norm of the sum, in families that have one.
+    pub norm: Option<Norm>,
     /// Numbering of positions.
     pub positions: Positions,
+    /// The longest sequence that the model takes.
+    pub longest: usize,
     /// The word row that gets no gradient, as `padding_idx` in PyTorch.
-    pub padding_id: u32,
+    pub padding_id: Option<u32>,
     /// Dropout rate after the norm.
     pub dropout: f32,
 }
@@ -81,17 +86,12 @@ impl Embeddings {
         self.word.shape[1]
     }
 
-    /// The longest sequence that the position table allows.
-    pub fn longest(&self) -> usize {
-        self.positions.longest(self.position.shape[0])
-    }
-
     /// Checks every id against its table.
     ///
     /// # Errors
     /// An id outside its table, or a sequence that is empty or too long.
     pub fn check(&self, batch: &Batch) -> Result<(), Error> {
-        let (vocabulary, limit) = (self.word.shape[0], self.longest());
+        let (vocabulary, limit) = (self.word.shape[0], self.longest);
         for (sequence, bounds) in batch.offsets.windows(2).enumerate() {
             let range = bounds[0]..bounds[1];
             if range.is_empty() || range.len() > limit {
@@ -120,17 +120,30 @@ impl Embeddings {
         out: &mut [f32],
     ) {
         let width = self.width();
+        let Some(norm) = &self.norm else {
+            out.fill(0.0);
+            self.gather(batch, &mut saved.positions, out);
+            return;
+        };
         saved.sum.clear();
         saved.sum.resize(batch.tokens_count() * width, 0.0);
-        self.positions.fill(batch, &mut saved.positions);
-        kernels::gather_add(&self.word.value, width, &batch.tokens, &mut saved.sum);
-        kernels::gather_add(&self.position.value, width, &saved.positions, &mut saved.sum);
-        if let Some(segment) = &self.segment {
-            kernels::gather_add(&segment.value, width, &batch.segments, &mut saved.sum);
-        }
-        self.norm.forward(&saved.sum, out, training.then_some(&mut saved.norm));
+        self.gather(batch, &mut saved.positions, &mut saved.sum);
+        norm.forward(&saved.sum, out, training.then_some(&mut saved.norm));
         if let Some(key) = key {
             dropout(out, &Dropout { rate: self.dropout, key });
+        }
+    }
+
+    /// Adds every token's rows to `sum` `[T, D]`.
+    fn gather(&self, batch: &Batch, positions: &mut Vec<u32>, sum: &mut [f32]) {
+        let width = self.width();
+        kernels::gather_add(&self.word.value, width, &batch.tokens, sum);
+        if let Some(position) = &self.position {
+            self.positions.fill(batch, positions);
+            kernels::gather_add(&position.value, width, positions, sum);
+        }
+        if let Some(segment) = &self.segment {
+            kernels::gather_add(&segment.value, width, &batch.segments, sum);
         }
     }
 
@@ -151,41 +164,53 @@ impl Embeddings {
         if let Some(key) = key {
             dropout(d_out, &Dropout { rate: self.dropout, key });
         }
-        self.norm.backward(&saved.sum, &saved.norm, d_out, d_sum);
+        let d_sum = match &mut self.norm {
+            Some(norm) => {
+                norm.backward(&saved.sum, &saved.norm, d_out, d_sum);
+                d_sum
+            }
+            None => d_out,
+        };
         let width = self.width();
-        kernels::scatter_add(d_sum, width, &batch.tokens, &mut self.word.gradient);
-        clear_row(&mut self.word.gradient, width, self.padding_id);
-        kernels::scatter_add(d_sum, width, &saved.positions, &mut self.position.gradient);
-        if let Positions::AfterPadding(padding) = self.positions {
-            clear_row(&mut self.position.gradient, width, padding);
+        if let Some(position) = &mut self.position {
+            kernels::scatter_add(d_sum, width, &saved.positions, &mut position.gradient);
+            if let Positions::AfterPadding(padding) = self.positions {
+                clear_row(&mut position.gradient, width, padding);
+            }
         }
         if let Some(segment) = &mut self.segment {
             kernels::scatter_add(d_sum, width, &batch.segments, &mut segment.gradient);
         }
+        // Last, for the padding row gets nothing from here. A head that shares the table may give it something.
+        for (row, _) in batch.tokens.iter().enumerate().filter(|(_, token)| Some(**token) == self.padding_id) {
+            d_sum[row * width..(row + 1) * width].fill(0.0);
+        }
+        kernels::scatter_add(d_sum, width, &batch.tokens, &mut self.word.gradient);
     }
 
     /// Every parameter in a fixed order.
     pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
-        [Some(&self.word), Some(&self.position), self.segment.as_ref(), Some(&self.norm.gamma), Some(&self.norm.beta)]
-            .into_iter()
-            .flatten()
+        let norm = self.norm.iter().flat_map(|norm| [&norm.gamma, &norm.beta]);
+        std::iter::once(&self.word).chain(&self.position).chain(&self.segment).chain(norm)
     }
 
     /// Makes the tables and the norm train.
     pub fn make_trainable(&mut self) {
         self.word.make_trainable();
-        self.position.make_trainable();
+        self.position.iter_mut().for_each(Parameter::make_trainable);
         self.segment.iter_mut().for_each(Parameter::make_trainable);
-        self.norm.gamma.make_trainable();
-        self.norm.beta.make_trainable();
+        if let Some(norm) = &mut self.norm {
+            norm.gamma.make_trainable();
+            norm.beta.make_trainable();
+        }
     }
 
     /// Shows every trainable parameter in a fixed order.
     pub fn visit(&mut self, visit: &mut dyn FnMut(ParameterMut<'_>)) {
         self.word.visit(visit);
-        self.position.visit(visit);
+        self.position.iter_mut().for_each(|position| position.visit(visit));
         self.segment.iter_mut().for_each(|segment| segment.visit(visit));
-        self.norm.visit(visit);
+        self.norm.iter_mut().for_each(|norm| norm.visit(visit));
     }
 }
 

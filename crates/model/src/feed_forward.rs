@@ -1,36 +1,32 @@
-//! Feed-forward block of a post-norm encoder: `norm(x + dropout(down(activation(up x))))`.
+//! Feed-forward block without its norm and residual: `down(activation(up x))`, or `down(activation(gate x) · up x)` (SwiGLU).
 
 use finegates_kernels::activation as kernels;
-use finegates_kernels::dropout::dropout;
 use finegates_kernels::matrix::Activation;
 
-use crate::attention::{Pass, Scratch, residual_norm, zeroed};
-use crate::norm::{Norm, NormSaved};
+use crate::attention::{Scratch, resized, zeroed};
 use crate::projection::Projection;
 
 /// The feed-forward block of one layer.
 #[derive(Debug, Clone)]
 pub struct FeedForward {
+    /// `[F, D]`, in blocks whose interior is gated.
+    pub gate: Option<Projection>,
     /// `[F, D]`.
     pub up: Projection,
     /// `[D, F]`.
     pub down: Projection,
-    /// Norm of the sum with the residual.
-    pub norm: Norm,
-    /// Activation between the two; maps 0 to 0.
+    /// Activation of the interior, or of its gate; maps 0 to 0.
     pub activation: Activation,
-    /// Dropout rate of the block's output.
-    pub hidden_dropout: f32,
 }
 
 /// What the backward pass of the block needs; also the block's working memory.
 #[derive(Debug, Default, Clone)]
 pub struct FeedForwardSaved {
+    gate: Vec<f32>,
     inner: Vec<f32>,
-    activated: Vec<f32>,
-    output: Vec<f32>,
-    sum: Vec<f32>,
-    norm: NormSaved,
+    pub(crate) activated: Vec<f32>,
+    /// Output of the down projection, `[T, D]`, when training.
+    pub(crate) output: Vec<f32>,
 }
 
 impl FeedForwardSaved {
@@ -41,54 +37,63 @@ impl FeedForwardSaved {
 }
 
 impl FeedForward {
-    /// `out` `[T, D]` from `x` `[T, D]`.
-    pub fn forward(&self, x: &[f32], layer: usize, pass: &Pass<'_>, saved: &mut FeedForwardSaved, out: &mut [f32]) {
-        let rows = pass.rows();
-        saved.activated.resize(rows * self.up.output_width(), 0.0);
-        if pass.training {
-            saved.inner.resize(rows * self.up.output_width(), 0.0);
-            self.up.forward(x, rows, &mut saved.inner, Activation::None);
-            kernels::activate(self.activation, &saved.inner, &mut saved.activated);
-        } else {
-            self.up.forward(x, rows, &mut saved.activated, self.activation);
+    /// Fills the input of the down projection from `x` `[T, D]`.
+    pub fn inner(&self, x: &[f32], rows: usize, training: bool, saved: &mut FeedForwardSaved) {
+        let length = rows * self.up.output_width();
+        resized(&mut saved.activated, length);
+        match &self.gate {
+            None if training => {
+                resized(&mut saved.inner, length);
+                self.up.forward(x, rows, &mut saved.inner, Activation::None);
+                kernels::activate(self.activation, &saved.inner, &mut saved.activated);
+            }
+            None => self.up.forward(x, rows, &mut saved.activated, self.activation),
+            Some(gate) => {
+                resized(&mut saved.gate, length);
+                resized(&mut saved.inner, length);
+                gate.forward(x, rows, &mut saved.gate, Activation::None);
+                self.up.forward(x, rows, &mut saved.inner, Activation::None);
+                kernels::gated(self.activation, &saved.gate, &saved.inner, &mut saved.activated);
+            }
         }
-        residual_norm(
-            &self.down,
-            &saved.activated,
-            x,
-            pass,
-            pass.dropout(self.hidden_dropout, layer, 2),
-            &self.norm,
-            &mut saved.output,
-            &mut saved.sum,
-            &mut saved.norm,
-            out,
-        );
     }
 
-    /// `d_x` (overwritten, `[T, D]`) from `d_out`.
-    #[allow(clippy::too_many_arguments)]
+    /// Adds to `d_x` `[T, D]` from the gradient of the down projection's output, and gathers the parameters' gradients.
     pub fn backward(
         &mut self,
         x: &[f32],
-        layer: usize,
-        pass: &Pass<'_>,
+        rows: usize,
         saved: &FeedForwardSaved,
-        d_out: &[f32],
+        d_output: &[f32],
         d_x: &mut [f32],
         scratch: &mut Scratch,
     ) {
-        let rows = pass.rows();
-        let Scratch { a: d_sum, b: d_inner, product, .. } = scratch;
-        d_sum.resize(rows * self.down.output_width(), 0.0);
-        self.norm.backward(&saved.sum, &saved.norm, d_out, d_sum);
-        d_x.copy_from_slice(d_sum);
-        if let Some(mask) = pass.dropout(self.hidden_dropout, layer, 2) {
-            dropout(d_sum, &mask);
+        let Scratch { b: d_inner, c: d_pair, product, .. } = scratch;
+        let length = rows * self.up.output_width();
+        zeroed(d_inner, length);
+        self.down.backward(&saved.activated, &saved.output, rows, d_output, Some(d_inner), product);
+        match &mut self.gate {
+            None => {
+                kernels::activate_backward(self.activation, &saved.inner, d_inner);
+                self.up.backward(x, &saved.inner, rows, d_inner, Some(d_x), product);
+            }
+            Some(gate) => {
+                resized(d_pair, 2 * length);
+                let (d_gate, d_up) = d_pair.split_at_mut(length);
+                kernels::gated_backward(self.activation, &saved.gate, &saved.inner, d_inner, d_gate, d_up);
+                gate.backward(x, &saved.gate, rows, d_gate, Some(d_x), product);
+                self.up.backward(x, &saved.inner, rows, d_up, Some(d_x), product);
+            }
         }
-        zeroed(d_inner, rows * self.up.output_width());
-        self.down.backward(&saved.activated, &saved.output, rows, d_sum, Some(d_inner), product);
-        kernels::activate_backward(self.activation, &saved.inner, d_inner);
-        self.up.backward(x, &saved.inner, rows, d_inner, Some(d_x), product);
+    }
+
+    /// Gate (where there is one), up, down: the order of the wiring.
+    pub fn projections(&self) -> impl Iterator<Item = &Projection> {
+        self.gate.iter().chain([&self.up, &self.down])
+    }
+
+    /// Gate (where there is one), up, down: the order of the wiring.
+    pub fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
+        self.gate.iter_mut().chain([&mut self.up, &mut self.down])
     }
 }

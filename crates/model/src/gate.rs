@@ -136,6 +136,11 @@ impl Gate {
         }
     }
 
+    /// Whether what is closed now may be open later.
+    pub fn may_open_again(&self) -> bool {
+        self.law != Law::Direct
+    }
+
     /// Closes a direct gate for good. [`Gate::draw`] must follow.
     ///
     /// # Panics

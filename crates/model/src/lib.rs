@@ -1,4 +1,4 @@
-//! Transformer encoders whose linear layers carry gates: forward, explicit backward, and the data that describes them.
+//! Transformer encoders and decoders whose linear layers carry gates: forward, explicit backward, and the data that describes them.
 //!
 //! This crate composes operations of `finegates-kernels` and holds no arithmetic of its own beyond vectors of one
 //! gate's length. It knows nothing of optimisers, data sets, files' layouts or removal.
@@ -12,28 +12,36 @@ pub mod error;
 pub mod parameter;
 
 pub mod gate;
+mod packed;
 pub mod penalty;
 pub mod projection;
 
 pub mod attention;
 pub mod embedding;
-pub mod encoder;
 pub mod feed_forward;
 pub mod head;
+pub mod heads;
+pub mod language;
+pub mod layer;
 pub mod norm;
+pub mod rotary;
+pub mod stack;
+pub mod text;
 
 pub mod family;
 pub mod wiring;
 
 pub mod adapter;
+pub mod cache;
 pub mod load;
 pub mod model;
 pub mod sample;
 
 pub use batch::Batch;
+pub use cache::Cache;
 pub use error::Error;
 pub use gate::{GateNoise, GateSettings, GateState};
-pub use load::{LoadOptions, LoadReport, Method, Purpose};
+pub use load::{LoadOptions, LoadReport, Method, Purpose, Task};
 pub use model::Model;
 pub use parameter::{Group, ParameterMut};
 pub use penalty::Penalty;

@@ -1,4 +1,4 @@
-//! A sequence classifier: embeddings, encoder and head, with one forward for training and inference.
+//! A model: embeddings, a stack of layers and a head, with one forward for training and inference.
 
 use std::sync::Mutex;
 
@@ -9,40 +9,51 @@ use finegates_kernels::random;
 use crate::attention::Pass;
 use crate::batch::Batch;
 use crate::embedding::{EmbeddingSaved, Embeddings};
-use crate::encoder::{Encoder, EncoderSaved};
 use crate::error::Error;
 use crate::gate::{GateNoise, GateState};
 use crate::head::{Head, HeadSaved};
-use crate::load::{self, LoadOptions, LoadReport};
+use crate::language::LanguageScratch;
+use crate::load::{self, LoadOptions, LoadReport, Task};
 use crate::parameter::{Parameter, ParameterMut};
 use crate::penalty::Penalty;
 use crate::projection::Projection;
+use crate::rotary::Turns;
+use crate::stack::{Stack, StackSaved};
 use crate::wiring::Wiring;
 use crate::wiring::units::Slot;
 
 /// Working memory of one pass, and what its backward pass needs.
 #[derive(Debug, Default)]
-struct Workspace {
+pub(crate) struct Workspace {
     embedding: EmbeddingSaved,
-    encoder: EncoderSaved,
+    stack: StackSaved,
     head: HeadSaved,
+    language: LanguageScratch,
     table: Vec<f32>,
+}
+
+impl Workspace {
+    /// What embeddings, stack and head need.
+    pub(crate) fn parts(&mut self) -> (&mut EmbeddingSaved, &mut StackSaved, &mut HeadSaved) {
+        (&mut self.embedding, &mut self.stack, &mut self.head)
+    }
 }
 
 /// The last training pass.
 #[derive(Debug)]
 struct LastPass {
     batch: Batch,
+    turns: Option<Turns>,
     dropout_key: Option<u64>,
 }
 
-/// An encoder with a sequence classification head.
+/// An encoder or a decoder with a head.
 #[derive(Debug)]
 pub struct Model {
     config: Config,
-    wiring: Wiring,
+    pub(crate) wiring: Wiring,
     pub(crate) embeddings: Embeddings,
-    pub(crate) encoder: Encoder,
+    pub(crate) stack: Stack,
     pub(crate) head: Head,
     noisy: bool,
     last: Option<LastPass>,
@@ -58,11 +69,15 @@ impl Model {
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<(Self, LoadReport), Error> {
         let wiring = Wiring::of_checkpoint(checkpoint)?;
         let parts = load::load(checkpoint, &wiring, options)?;
+        let mut wiring = wiring;
+        let biased = parts.stack.projections().enumerate().filter(|(_, projection)| projection.bias().is_some());
+        let biased: Vec<usize> = biased.map(|(index, _)| index).filter(|&at| !wiring.projections[at].bias).collect();
+        wiring.give_biases(&biased);
         let model = Self {
             config: checkpoint.config.clone(),
             wiring,
             embeddings: parts.embeddings,
-            encoder: parts.encoder,
+            stack: parts.stack,
             head: parts.head,
             noisy: false,
             last: None,
@@ -82,9 +97,9 @@ impl Model {
         &self.wiring
     }
 
-    /// `C`.
+    /// `C`; `V` of a language model.
     pub fn classes(&self) -> usize {
-        self.head.output.out_features()
+        self.head.outputs()
     }
 
     /// Whether the head predicts a number instead of a class.
@@ -92,14 +107,22 @@ impl Model {
         self.classes() == 1
     }
 
-    /// The longest sequence that the position table allows.
+    /// The longest sequence that the position table allows, or that a decoder was made for.
     pub fn max_length(&self) -> usize {
-        self.embeddings.longest()
+        self.embeddings.longest
+    }
+
+    /// What the head predicts.
+    pub fn task(&self) -> Task {
+        match self.head {
+            Head::Language(_) => Task::Language,
+            Head::FirstToken(_) | Head::LastToken(_) => Task::Classify,
+        }
     }
 
     /// Every gateable projection, in the order of the wiring.
     pub fn projections(&self) -> impl Iterator<Item = &Projection> {
-        self.encoder.projections()
+        self.stack.projections()
     }
 
     /// Evaluation values of every gateable projection's gates, in the order of the wiring; ones without gates.
@@ -110,10 +133,10 @@ impl Model {
     /// Sets the gate values of the passes to come: one draw for a training step, [`GateNoise::None`] for evaluation.
     pub fn draw_gates(&mut self, noise: &GateNoise<'_>) {
         self.noisy = !matches!(noise, GateNoise::None);
-        self.encoder.projections_mut().for_each(|projection| projection.draw_gates(noise));
+        self.stack.projections_mut().for_each(|projection| projection.draw_gates(noise));
     }
 
-    /// Logits `[S, C]` at evaluation.
+    /// Logits `[S, C]` at evaluation; of a language model those of the token after each sequence.
     ///
     /// # Errors
     /// A token or segment id outside its table, a sequence that is empty or longer than [`Model::max_length`].
@@ -121,12 +144,25 @@ impl Model {
     /// # Panics
     /// If the gates were drawn with noise; evaluation follows `draw_gates(&GateNoise::None)`.
     pub fn forward(&self, batch: &Batch) -> Result<Vec<f32>, Error> {
+        self.with_workspace(|workspace| self.pass(batch, None, false, workspace).map(|(logits, _)| logits))
+    }
+
+    /// Runs an evaluation with working memory that is kept for the next.
+    ///
+    /// # Panics
+    /// If the gates were drawn with noise.
+    pub(crate) fn with_workspace<T>(&self, run: impl FnOnce(&mut Workspace) -> T) -> T {
         assert!(!self.noisy, "evaluation with noisy gates; draw_gates(&GateNoise::None) comes first");
         let workspace = self.spare.lock().unwrap_or_else(|poison| poison.into_inner()).pop();
         let mut workspace = workspace.unwrap_or_default();
-        let logits = self.pass(batch, None, false, &mut workspace);
+        let result = run(&mut workspace);
         self.spare.lock().unwrap_or_else(|poison| poison.into_inner()).push(workspace);
-        logits
+        result
+    }
+
+    /// How the tokens of sequences turn, `(first position, length)` each, in families where they do.
+    pub(crate) fn turns(&self, sequences: impl Iterator<Item = (usize, usize)> + Clone) -> Option<Turns> {
+        self.stack.rotary.as_ref().map(|rotary| rotary.turns(sequences))
     }
 
     /// What a forward pass does outside its layers, embeddings and head: to be timed.
@@ -135,13 +171,13 @@ impl Model {
     /// As [`Model::forward`].
     pub fn forward_outside_layers(&self, batch: &Batch) -> Result<Vec<f32>, Error> {
         self.embeddings.check(batch)?;
-        let Workspace { mut embedding, mut encoder, mut head, .. } = Workspace::default();
-        let input = encoder.input(batch.tokens_count() * self.embeddings.width());
+        let Workspace { mut embedding, mut stack, mut head, .. } = Workspace::default();
+        let input = stack.input(batch.tokens_count() * self.embeddings.width());
         self.embeddings.forward(batch, &mut embedding, None, false, input);
-        if let Some(bias) = &self.encoder.relative_bias {
+        if let Some(bias) = &self.stack.relative_bias {
             bias.table(batch.longest());
         }
-        Ok(self.head.forward(input, &batch.offsets, None, &mut head))
+        Ok(self.head.forward(input, batch, None, &mut head))
     }
 
     /// Logits `[S, C]` with the gates of the last draw, keeping what [`Model::backward`] needs.
@@ -152,10 +188,11 @@ impl Model {
     /// As [`Model::forward`].
     pub fn forward_training(&mut self, batch: &Batch, dropout_key: Option<u64>) -> Result<Vec<f32>, Error> {
         let mut saved = std::mem::take(&mut self.saved);
-        let logits = self.pass(batch, dropout_key, true, &mut saved);
+        let passed = self.pass(batch, dropout_key, true, &mut saved);
         self.saved = saved;
-        self.last = logits.is_ok().then(|| LastPass { batch: batch.clone(), dropout_key });
-        logits
+        let (logits, turns) = passed.inspect_err(|_| self.last = None)?;
+        self.last = Some(LastPass { batch: batch.clone(), turns, dropout_key });
+        Ok(logits)
     }
 
     fn pass(
@@ -164,26 +201,94 @@ impl Model {
         key: Option<u64>,
         training: bool,
         workspace: &mut Workspace,
-    ) -> Result<Vec<f32>, Error> {
+    ) -> Result<(Vec<f32>, Option<Turns>), Error> {
+        let turns = self.states(batch, key, training, workspace)?;
+        if batch.sequences() == 0 {
+            return Ok((Vec::new(), None));
+        }
+        Ok((self.head.forward(workspace.stack.output(), batch, key, &mut workspace.head), turns))
+    }
+
+    /// The stack's output `[T, D]`, left in the workspace.
+    fn states(
+        &self,
+        batch: &Batch,
+        key: Option<u64>,
+        training: bool,
+        workspace: &mut Workspace,
+    ) -> Result<Option<Turns>, Error> {
         self.embeddings.check(batch)?;
         if batch.sequences() == 0 {
-            return Ok(Vec::new());
+            return Ok(None);
         }
-        let Workspace { embedding, encoder, head, table } = workspace;
-        let input = encoder.input(batch.tokens_count() * self.embeddings.width());
+        let Workspace { embedding, stack, table, .. } = workspace;
+        let input = stack.input(batch.tokens_count() * self.embeddings.width());
         self.embeddings.forward(batch, embedding, embedding_key(key), training, input);
         let longest = batch.longest();
-        if let Some(bias) = &self.encoder.relative_bias {
+        if let Some(bias) = &self.stack.relative_bias {
             *table = bias.table(longest);
         }
+        let turns = self.turns(batch.offsets.windows(2).map(|pair| (0, pair[1] - pair[0])));
         let pass = Pass {
-            offsets: &batch.offsets,
-            position_bias: self.encoder.relative_bias.as_ref().map(|_| (table.as_slice(), longest)),
+            position_bias: self.stack.relative_bias.as_ref().map(|_| (table.as_slice(), longest)),
+            turns: turns.as_ref(),
             dropout_key: key,
             training,
+            ..Pass::evaluation(&batch.offsets)
         };
-        self.encoder.forward(&pass, encoder);
-        Ok(self.head.forward(encoder.output(), &batch.offsets, key, head))
+        self.stack.forward(&pass, stack);
+        Ok(turns)
+    }
+
+    /// `−log p(target)` of each token of a language model at evaluation, `[T]`; 0 where there is no target.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    ///
+    /// # Panics
+    /// As [`Model::forward`]; if there is not one target a token, or this is no language model.
+    pub fn token_losses(&self, batch: &Batch, targets: &[u32]) -> Result<Vec<f64>, Error> {
+        let Head::Language(head) = &self.head else { panic!("token losses of a model without a language head") };
+        assert_eq!(targets.len(), batch.tokens_count(), "one target a token");
+        self.with_workspace(|workspace| {
+            self.states(batch, None, false, workspace)?;
+            Ok(match batch.sequences() {
+                0 => Vec::new(),
+                _ => head.losses(workspace.stack.output(), targets, &mut workspace.language),
+            })
+        })
+    }
+
+    /// One training pass of a language model with the gates of the last draw, forward and backward: the sum of
+    /// `−log p(target)` over the tokens; adds `factor` times its gradient to everything that trains.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    ///
+    /// # Panics
+    /// If there is not one target a token, or this is no language model.
+    pub fn language_pass(
+        &mut self,
+        batch: &Batch,
+        targets: &[u32],
+        factor: f32,
+        dropout_key: Option<u64>,
+    ) -> Result<f64, Error> {
+        assert_eq!(targets.len(), batch.tokens_count(), "one target a token");
+        let mut saved = std::mem::take(&mut self.saved);
+        let turns = self.states(batch, dropout_key, true, &mut saved);
+        self.saved = saved;
+        self.last = Some(LastPass { batch: batch.clone(), turns: turns?, dropout_key });
+        if batch.sequences() == 0 {
+            return Ok(0.0);
+        }
+        let Head::Language(head) = &mut self.head else { panic!("a language pass of a model without a language head") };
+        let Workspace { stack, language, .. } = &mut self.saved;
+        let (output, gradient) = stack.output_and_gradient();
+        crate::attention::zeroed(gradient, output.len());
+        let total = head.loss_and_backward(output, targets, factor, gradient, language);
+        self.backward_from_states();
+        Ok(total)
     }
 
     /// Adds the gradients of everything that trains, from `d_logits` `[S, C]` of the last [`Model::forward_training`].
@@ -191,27 +296,44 @@ impl Model {
     /// # Panics
     /// If there was no such pass, or `d_logits` has another length.
     pub fn backward(&mut self, d_logits: &[f32]) {
-        let LastPass { batch, dropout_key } = self.last.as_ref().expect("backward follows forward_training");
-        assert_eq!(d_logits.len(), batch.sequences() * self.head.output.out_features());
+        let LastPass { batch, dropout_key, .. } = self.last.as_ref().expect("backward follows forward_training");
+        assert_eq!(d_logits.len(), batch.sequences() * self.head.outputs());
         if batch.sequences() == 0 {
             return;
         }
-        let Workspace { embedding, encoder, head, table } = &mut self.saved;
-        let length = encoder.output().len();
+        let Workspace { stack, head, .. } = &mut self.saved;
+        let length = stack.output().len();
+        let gradient = stack.gradient();
+        crate::attention::zeroed(gradient, length);
+        self.head.backward(batch, *dropout_key, head, d_logits, gradient);
+        self.backward_from_states();
+    }
+
+    /// From the gradient of the stack's output, laid into the working memory, back to everything that trains.
+    fn backward_from_states(&mut self) {
+        let LastPass { batch, turns, dropout_key } = self.last.as_ref().expect("a pass before");
+        let Workspace { embedding, stack, table, .. } = &mut self.saved;
         let pass = Pass {
-            offsets: &batch.offsets,
-            position_bias: self.encoder.relative_bias.as_ref().map(|_| (table.as_slice(), batch.longest())),
+            position_bias: self.stack.relative_bias.as_ref().map(|_| (table.as_slice(), batch.longest())),
+            turns: turns.as_ref(),
             dropout_key: *dropout_key,
             training: true,
+            ..Pass::evaluation(&batch.offsets)
         };
-        let gradient = encoder.gradient();
-        crate::attention::zeroed(gradient, length);
-        self.head.backward(&batch.offsets, *dropout_key, head, d_logits, gradient);
         let input_gradient = self.embeddings.trainable();
-        self.encoder.backward(&pass, encoder, input_gradient);
+        self.stack.backward(&pass, stack, input_gradient);
         if input_gradient {
-            let mut d_sum = vec![0.0; length];
-            self.embeddings.backward(batch, embedding, embedding_key(*dropout_key), encoder.gradient(), &mut d_sum);
+            let mut d_sum = vec![0.0; if self.embeddings.norm.is_some() { stack.gradient().len() } else { 0 }];
+            self.embeddings.backward(batch, embedding, embedding_key(*dropout_key), stack.gradient(), &mut d_sum);
+        }
+        if let Head::Language(head) = &mut self.head
+            && head.tied
+            && self.embeddings.trainable()
+        {
+            // Both uses of the one table; the head's share is gathered apart, for the head owns a packed copy.
+            let gradient = &mut head.output.weight_parameter_mut().gradient;
+            finegates_kernels::reduce::add(gradient, &mut self.embeddings.word.gradient);
+            gradient.fill(0.0);
         }
     }
 
@@ -219,13 +341,13 @@ impl Model {
     /// times its gradient to the gates'. 0 without gates.
     pub fn penalty(&mut self, penalty: &Penalty, gradient_scale: f32) -> f64 {
         let rows = self.last.as_ref().map_or(0, |last| last.batch.tokens_count());
-        self.encoder.penalty(penalty, &self.saved.encoder, rows, gradient_scale)
+        self.stack.penalty(penalty, &self.saved.stack, rows, gradient_scale)
     }
 
     /// Shows every trainable parameter, always in the same order.
     pub fn parameters(&mut self, visit: &mut dyn FnMut(ParameterMut<'_>)) {
         self.embeddings.visit(visit);
-        self.encoder.visit(visit);
+        self.stack.visit(visit);
         self.head.visit(visit);
     }
 
@@ -236,15 +358,20 @@ impl Model {
 
     /// Follows parameter values that were saved: as [`Model::parameters_changed`], and direct gates at 0 are closed.
     pub fn parameters_restored(&mut self) {
-        self.encoder.projections_mut().for_each(Projection::adopt_gates);
+        self.stack.projections_mut().for_each(Projection::adopt_gates);
         self.parameters_changed();
     }
 
     /// Follows parameter values that an optimiser has written.
     pub fn parameters_changed(&mut self) {
-        self.encoder.projections_mut().for_each(Projection::changed);
-        self.head.dense.changed();
-        self.head.output.changed();
+        self.stack.projections_mut().for_each(Projection::changed);
+        if let Head::Language(head) = &mut self.head
+            && head.tied
+            && self.embeddings.trainable()
+        {
+            head.output.weight_parameter_mut().value.copy_from_slice(&self.embeddings.word.value);
+        }
+        self.head.changed();
     }
 
     /// Closes these rows and columns for good; all gates must be direct. The values of the last draw stay until the next.
@@ -252,7 +379,7 @@ impl Model {
     /// # Panics
     /// If a slot is none of this model's, or its gates are stochastic.
     pub fn close(&mut self, slots: impl IntoIterator<Item = Slot>) {
-        let mut projections: Vec<&mut Projection> = self.encoder.projections_mut().collect();
+        let mut projections: Vec<&mut Projection> = self.stack.projections_mut().collect();
         for slot in slots {
             let gates = projections[slot.projection].gates_mut().expect("a gated projection");
             gates.side_mut(slot.side).close(slot.index);
@@ -261,12 +388,12 @@ impl Model {
 
     /// Every parameter of the model, frozen or not.
     pub fn all_parameters(&self) -> impl Iterator<Item = &Parameter> {
-        let projections = self.projections().chain([&self.head.dense, &self.head.output]);
+        let tied = matches!(&self.head, Head::Language(head) if head.tied);
+        let projections = self.projections().chain(self.head.projections().filter(move |_| !tied));
         let weights = projections
             .flat_map(|projection| std::iter::once(projection.weight_parameter()).chain(projection.bias_parameter()));
-        let norms = self.encoder.norms().flat_map(|norm| [&norm.gamma, &norm.beta]);
-        let bias = self.encoder.relative_bias.iter().map(|bias| &bias.weight);
-        self.embeddings.parameters().chain(bias).chain(weights).chain(norms)
+        let bias = self.stack.relative_bias.iter().map(|bias| &bias.weight);
+        self.embeddings.parameters().chain(bias).chain(weights).chain(self.stack.norm_parameters())
     }
 }
 

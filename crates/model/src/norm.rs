@@ -1,4 +1,4 @@
-//! Layer norm with its scale and shift, alone or after adding a residual.
+//! Norms with their parameters: layer norm (with a shift, alone or after adding a residual) and RMS norm.
 
 use finegates_kernels::norm as kernels;
 
@@ -58,5 +58,31 @@ impl NormSaved {
         self.mean.resize(rows, 0.0);
         self.reciprocal_std.resize(rows, 0.0);
         (&mut self.mean, &mut self.reciprocal_std)
+    }
+}
+
+/// An RMS norm over the last dimension: `y = γ x / √(mean(x²) + ε)` (B. Zhang, R. Sennrich, 2019).
+#[derive(Debug, Clone)]
+pub struct RmsNorm {
+    /// Scale, `[D]`.
+    pub gamma: Parameter,
+    /// Added to the mean of the squares.
+    pub eps: f32,
+}
+
+impl RmsNorm {
+    /// `y = norm(x)`, `x` and `y` `[T, D]`.
+    pub fn forward(&self, x: &[f32], y: &mut [f32], saved: Option<&mut NormSaved>) {
+        let width = self.gamma.value.len();
+        let saved = saved.map(|saved| saved.room(x.len() / width).1);
+        kernels::rms_norm_forward(x, width, &self.gamma.value, self.eps, y, saved);
+    }
+
+    /// Adds to `d_x` from `d_y` and the norm's input `x`; the gradient of the scale where it trains.
+    pub fn backward(&mut self, x: &[f32], saved: &NormSaved, d_y: &[f32], d_x: &mut [f32]) {
+        let width = self.gamma.value.len();
+        let Parameter { value, gradient, .. } = &mut self.gamma;
+        let gradient = (!gradient.is_empty()).then_some(gradient.as_mut_slice());
+        kernels::rms_norm_backward(x, width, value, &saved.reciprocal_std, d_y, d_x, gradient);
     }
 }

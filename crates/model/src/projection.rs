@@ -3,10 +3,14 @@
 //! `y = ω_r ⊙ (W (ω_c ⊙ x) + b)`. Weights are packed once in each direction that is needed; rows and columns that are
 //! closed in a step are left out of the products of that step, forward and backward.
 
-use finegates_kernels::matrix::{self, Activation, Input, Output, PackedMatrix};
+use std::sync::Arc;
+
+use finegates_kernels::matrix::{self, Activation, Input, Output, PackedMatrix, Precision};
 use finegates_kernels::{gate as kernels, reduce};
 
-use crate::gate::{Gate, GateNoise, GateState, Gates};
+use crate::gate::{GateNoise, GateState, Gates};
+use crate::heads::Places;
+use crate::packed::Packed;
 use crate::parameter::{Parameter, ParameterMut};
 use crate::penalty::Penalty;
 
@@ -15,12 +19,14 @@ use crate::penalty::Penalty;
 pub struct Needs {
     /// A backward pass will be asked for.
     pub backward: bool,
-    /// The plain weight stays readable after packing.
+    /// The plain weight stays readable after packing. Without it, in f32 as well, the packed one is all there is.
     pub plain_weight: bool,
     /// The weight trains.
     pub weight_gradient: bool,
     /// The bias trains.
     pub bias_gradient: bool,
+    /// What the packed weight is held in, where it does not train.
+    pub precision: Precision,
 }
 
 /// Where the rows and columns of a compact projection belong.
@@ -30,36 +36,10 @@ pub struct Kept {
     pub rows: Vec<u32>,
     /// Original index of each column, ascending.
     pub columns: Vec<u32>,
-    /// Rows are added into the full width (the residual stream) instead of standing side by side.
-    pub scatter_rows: bool,
-    /// Columns are gathered from the full width (the residual stream) instead of standing side by side.
-    pub gather_columns: bool,
-}
-
-/// A weight packed for one direction, perhaps without outputs that are closed for now.
-#[derive(Debug, Clone)]
-struct Packed {
-    matrix: PackedMatrix,
-    /// Outputs that are packed, ascending; `None` means all.
-    kept: Option<Vec<u32>>,
-}
-
-impl Packed {
-    fn covers(&self, open: &[u32]) -> bool {
-        let Some(kept) = &self.kept else { return true };
-        let mut kept = kept.iter();
-        open.iter().all(|index| kept.any(|candidate| candidate == index))
-    }
-
-    /// Packs anew when an open output is missing or a twentieth of what is packed is closed for good.
-    fn follow(&mut self, gate: &Gate, build: impl FnOnce(Option<&[u32]>) -> PackedMatrix) {
-        let (possible, packed) = (gate.possible(), self.matrix.outputs());
-        if self.covers(gate.open()) && possible.len() * 20 >= packed * 19 {
-            return;
-        }
-        self.kept = (possible.len() < gate.values().len()).then(|| possible.to_vec());
-        self.matrix = build(self.kept.as_deref());
-    }
+    /// Where each row lies in the output and how wide that is; none where they stand side by side.
+    pub row_places: Option<Places>,
+    /// Where each column lies in the input and how wide that is; none where they stand side by side.
+    pub column_places: Option<Places>,
 }
 
 /// A linear layer `[in] → [out]`.
@@ -72,6 +52,8 @@ pub struct Projection {
     gates: Option<Gates>,
     kept: Option<Kept>,
     needs: Needs,
+    /// The whole weight, where it has no plain form but gates may open again.
+    source: Option<Arc<PackedMatrix>>,
     forward_packed: Packed,
     backward_packed: Option<Packed>,
     /// Row gate values and biases in the order of `forward_packed`, renewed at every draw.
@@ -83,17 +65,37 @@ pub struct Projection {
 
 impl Projection {
     /// A dense projection from its weight `[out, in]` and bias `[out]`.
-    pub fn dense(path: &str, mut weight: Parameter, mut bias: Option<Parameter>, needs: Needs) -> Self {
+    pub fn dense(path: &str, weight: Parameter, bias: Option<Parameter>, needs: Needs) -> Self {
         let (out_features, in_features) = (weight.shape[0], weight.shape[1]);
-        let whole = |matrix| Packed { matrix, kept: None };
-        let forward_packed = whole(PackedMatrix::rows(&weight.value, out_features, in_features, None));
-        let backward_packed =
-            needs.backward.then(|| whole(PackedMatrix::columns(&weight.value, out_features, in_features, None)));
+        let precision = if needs.weight_gradient { Precision::F32 } else { needs.precision };
+        let packed = PackedMatrix::rows_in(precision, &weight.value, out_features, in_features, None);
+        Self::of_packed(path, weight, packed, bias, needs)
+    }
+
+    /// A dense projection that owns nothing but a packed copy of somebody else's weight, which does not train.
+    pub fn copy_of(path: &str, weight: &Parameter, needs: Needs) -> Self {
+        let (out_features, in_features) = (weight.shape[0], weight.shape[1]);
+        let packed = PackedMatrix::rows_in(needs.precision, &weight.value, out_features, in_features, None);
+        let name = format!("{path}.weight");
+        let empty = Parameter { name, shape: weight.shape.clone(), value: Vec::new(), gradient: Vec::new(), ..*weight };
+        Self::of_packed(path, empty, packed, None, needs)
+    }
+
+    fn of_packed(
+        path: &str,
+        mut weight: Parameter,
+        packed: PackedMatrix,
+        mut bias: Option<Parameter>,
+        needs: Needs,
+    ) -> Self {
+        let (out_features, in_features) = (weight.shape[0], weight.shape[1]);
         if needs.weight_gradient {
             weight.make_trainable();
-        } else if !needs.backward && !needs.plain_weight {
+        } else if !needs.plain_weight {
             weight.value = Vec::new();
         }
+        let backward_packed = needs.backward.then(|| Packed::whole(packed.transposed(None)));
+        let forward_packed = Packed::whole(packed);
         if needs.bias_gradient {
             bias.iter_mut().for_each(Parameter::make_trainable);
         }
@@ -105,6 +107,7 @@ impl Projection {
             gates: None,
             kept: None,
             needs,
+            source: None,
             forward_packed,
             backward_packed,
             row_scale: Vec::new(),
@@ -128,6 +131,21 @@ impl Projection {
         projection
     }
 
+    /// Says where the rows of a compact projection lie in its output.
+    pub(crate) fn place_rows(&mut self, places: Places) {
+        self.kept.as_mut().expect("a compact projection").row_places = places.unless_side_by_side();
+    }
+
+    /// Says where the columns of a compact projection lie in its input.
+    pub(crate) fn place_columns(&mut self, places: Places) {
+        self.kept.as_mut().expect("a compact projection").column_places = places.unless_side_by_side();
+    }
+
+    /// Adds a bias that never trains; [`Projection::changed`] must follow.
+    pub(crate) fn set_bias(&mut self, bias: Parameter) {
+        self.bias = Some(bias);
+    }
+
     /// Puts gates on the rows and columns.
     ///
     /// # Panics
@@ -135,8 +153,16 @@ impl Projection {
     pub fn set_gates(&mut self, gates: Gates) {
         assert!(self.kept.is_none(), "a compact projection takes no gates");
         assert_eq!((gates.rows.values().len(), gates.columns.values().len()), self.original);
+        let trained = gates.rows.parameter.trainable();
+        let may_open_again = trained && (gates.rows.may_open_again() || gates.columns.may_open_again());
+        self.source = (may_open_again && self.weight().is_none()).then(|| Arc::clone(&self.forward_packed.matrix));
         self.gates = Some(gates);
         self.follow_gates();
+    }
+
+    /// Whether gates that are closed may be opened: the whole weight is still there.
+    pub(crate) fn may_reopen(&self) -> bool {
+        self.weight().is_some() || self.source.is_some()
     }
 
     /// Module path in the checkpoint, e.g. `bert.encoder.layer.0.attention.self.query`.
@@ -211,16 +237,16 @@ impl Projection {
     /// Width of the output of [`Projection::forward`].
     pub fn output_width(&self) -> usize {
         match &self.kept {
-            Some(kept) if !kept.scatter_rows => kept.rows.len(),
-            _ => self.original.0,
+            Some(kept) => kept.row_places.as_ref().map_or(kept.rows.len(), |places| places.width),
+            None => self.original.0,
         }
     }
 
     /// Width of the input of [`Projection::forward`].
     pub fn input_width(&self) -> usize {
         match &self.kept {
-            Some(kept) if !kept.gather_columns => kept.columns.len(),
-            _ => self.original.1,
+            Some(kept) => kept.column_places.as_ref().map_or(kept.columns.len(), |places| places.width),
+            None => self.original.1,
         }
     }
 
@@ -261,23 +287,31 @@ impl Projection {
     /// Packs the weight anew; needed after its values were replaced.
     pub fn repack(&mut self) {
         let (rows, columns) = (self.weight.shape[0], self.weight.shape[1]);
-        self.forward_packed =
-            Packed { matrix: PackedMatrix::rows(&self.weight.value, rows, columns, None), kept: None };
+        let precision = self.forward_packed.matrix.precision();
+        let weight = &self.weight.value;
+        self.forward_packed = Packed::whole(PackedMatrix::rows_in(precision, weight, rows, columns, None));
         if let Some(packed) = &mut self.backward_packed {
-            *packed = Packed { matrix: PackedMatrix::columns(&self.weight.value, rows, columns, None), kept: None };
+            *packed = Packed::whole(PackedMatrix::columns_in(precision, weight, rows, columns, None));
         }
     }
 
     fn follow_gates(&mut self) {
         let Some(gates) = &self.gates else { return };
         let (rows, columns) = self.original;
-        let weight = &self.weight.value;
-        // Without the plain weight nothing can be packed anew: closed rows are then computed and scaled by 0.
-        if weight.len() == rows * columns {
-            self.forward_packed.follow(&gates.rows, |kept| PackedMatrix::rows(weight, rows, columns, kept));
-            if let Some(packed) = &mut self.backward_packed {
-                packed.follow(&gates.columns, |kept| PackedMatrix::columns(weight, rows, columns, kept));
-            }
+        let (weight, source) = (&self.weight.value, self.source.as_deref());
+        let precision = self.forward_packed.matrix.precision();
+        let known = source.is_some() || weight.len() == rows * columns;
+        let of_rows = |kept: Option<&[u32]>| match source {
+            Some(source) => source.repack(kept),
+            None => PackedMatrix::rows_in(precision, weight, rows, columns, kept),
+        };
+        let of_columns = |kept: Option<&[u32]>| match source {
+            Some(source) => source.transposed(kept),
+            None => PackedMatrix::columns_in(precision, weight, rows, columns, kept),
+        };
+        self.forward_packed.follow(&gates.rows, known.then_some(of_rows));
+        if let Some(packed) = &mut self.backward_packed {
+            packed.follow(&gates.columns, known.then_some(of_columns));
         }
         select(gates.rows.values(), self.forward_packed.kept.as_deref(), &mut self.row_scale);
         if let Some(bias) = &self.bias {
@@ -295,8 +329,8 @@ impl Projection {
         let kept = self.kept.as_ref();
         let (gather, scatter) = match kept {
             Some(kept) => (
-                kept.gather_columns.then_some(kept.columns.as_slice()),
-                kept.scatter_rows.then_some(kept.rows.as_slice()),
+                kept.column_places.as_ref().map(|places| places.places.as_slice()),
+                kept.row_places.as_ref().map(|places| places.places.as_slice()),
             ),
             None => (None, packed.kept.as_deref()),
         };
@@ -409,6 +443,8 @@ impl Projection {
     /// `factor` times their gradient is added to θ's. 0 without gates.
     pub fn penalty(&mut self, penalty: &Penalty, x: &[f32], rows: usize, factor: f32) -> f64 {
         let (out_features, in_features) = self.original;
+        let whole = if penalty.kurtosis { self.whole_weight() } else { Vec::new() };
+        let weight = if whole.is_empty() { &self.weight.value } else { &whole };
         let Some(gates) = self.gates.as_mut() else { return 0.0 };
         if !penalty.kurtosis {
             return penalty.vector(&mut gates.rows, None, factor) + penalty.vector(&mut gates.columns, None, factor);
@@ -416,11 +452,11 @@ impl Projection {
         let mut mean = vec![0.0; in_features];
         reduce::column_mean(x, rows, in_features, in_features, &mut mean);
         let mut row_kurtosis = vec![0.0; out_features];
-        kernels::row_column_kurtosis(&self.weight.value, out_features, in_features, &mean, &mut row_kurtosis);
+        kernels::row_column_kurtosis(weight, out_features, in_features, &mean, &mut row_kurtosis);
         // Kurtosis does not change with scale: that of a column of x̄ ⊙ W is that of the column of W, once for all.
         let columns = self.column_kurtosis.get_or_insert_with(|| {
             let mut kurtosis = vec![0.0; in_features];
-            kernels::column_kurtosis(&self.weight.value, out_features, in_features, &mut kurtosis);
+            kernels::column_kurtosis(weight, out_features, in_features, &mut kurtosis);
             kurtosis
         });
         // A column that is 0 throughout has no kurtosis; the convention is a normal distribution's, 3.
@@ -428,6 +464,17 @@ impl Projection {
             columns.iter().zip(&mean).map(|(&kurtosis, &mean)| if mean == 0.0 { 3.0 } else { kurtosis }).collect();
         penalty.vector(&mut gates.rows, Some(&row_kurtosis), factor)
             + penalty.vector(&mut gates.columns, Some(&columns), factor)
+    }
+
+    /// The weight unpacked, where it has no plain form; otherwise nothing.
+    fn whole_weight(&self) -> Vec<f32> {
+        let Some(source) = &self.source else { return Vec::new() };
+        let (rows, columns) = self.original;
+        let mut weight = vec![0.0; rows * columns];
+        for (row, values) in weight.chunks_exact_mut(columns.max(1)).enumerate() {
+            source.unpack_row(row, values);
+        }
+        weight
     }
 
     /// Shows every trainable parameter in a fixed order.

@@ -11,13 +11,14 @@ use finegates_checkpoint::config::{ActivationName, Config, Family};
 
 mod error;
 mod names;
+mod rules;
 pub mod units;
 
 pub use error::WiringError;
 pub use units::Units;
 
-/// Most rows and columns that may die, `layers · (F + 2 D)`: each makes a rule or two. The largest encoder of a
-/// supported family, XLM-RoBERTa XXL, has 48 · 24,576, a quarter of it.
+/// Most rows and columns that may die, `layers · (F + (H + key/value heads) · E)`: each makes a rule or two. Llama 3 of
+/// 70 B has 80 · 37,888, three quarters of it.
 const SIZE_LIMIT: usize = 1 << 22;
 
 /// The space in which the rows (outputs) or columns (inputs) of a projection live.
@@ -138,46 +139,111 @@ pub struct Wiring {
     pub rules: Vec<Rule>,
 }
 
-/// Sizes of an encoder stack, as far as wiring needs them.
+/// Sizes of a stack of layers, as far as wiring needs them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EncoderShape {
+pub struct StackShape {
     /// Number of layers.
     pub layers: usize,
     /// `D`, the width of the residual stream.
     pub hidden: usize,
-    /// `H`, heads a layer; divides `D`.
+    /// `H`, query heads a layer.
     pub heads: usize,
+    /// Heads of keys and values; divides `heads`.
+    pub key_value_heads: usize,
+    /// `E`, dimensions of a head.
+    pub head_dim: usize,
     /// `F`, the width of the feed-forward interior.
     pub feed_forward: usize,
     /// Whether the activation maps 0 to 0, without which a closed up-row says nothing about its down-column.
     pub zero_to_zero: bool,
+    /// Whether dimensions `i` and `i + E/2` of queries and keys turn together.
+    pub rotary: bool,
+    /// Whether the feed-forward block is a SwiGLU, with a projection that gates.
+    pub swiglu: bool,
+    /// Which projections add a bias.
+    pub biases: Biases,
 }
 
-impl EncoderShape {
-    /// The sizes that a config names.
-    pub(crate) fn of(config: &Config) -> EncoderShape {
-        EncoderShape {
-            layers: config.layers,
-            hidden: config.hidden,
-            heads: config.heads,
-            feed_forward: config.feed_forward,
-            zero_to_zero: maps_zero_to_zero(config.activation),
+/// Which projections of a layer add a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Biases {
+    /// Queries, keys and values.
+    pub query_key_value: bool,
+    /// The output of attention.
+    pub attention_output: bool,
+    /// The feed-forward block.
+    pub feed_forward: bool,
+}
+
+impl StackShape {
+    /// An encoder's: every head has keys and values of its own, every projection a bias, and the activation maps 0 to 0.
+    pub fn encoder(layers: usize, hidden: usize, heads: usize, feed_forward: usize) -> StackShape {
+        StackShape {
+            layers,
+            hidden,
+            heads,
+            key_value_heads: heads,
+            head_dim: hidden / heads.max(1),
+            feed_forward,
+            zero_to_zero: true,
+            rotary: false,
+            swiglu: false,
+            biases: Biases { query_key_value: true, attention_output: true, feed_forward: true },
         }
     }
 
-    /// The six projections of a layer in the wiring's order: role, module path, rows and columns.
-    pub(crate) fn projections(
-        &self,
-        family: Family,
-        layer: usize,
-    ) -> impl Iterator<Item = (Role, String, usize, usize)> + use<'_> {
-        names::modules(family).iter().map(move |(role, module)| {
-            let (rows, columns) = match role {
-                Role::Up => (self.feed_forward, self.hidden),
-                Role::Down => (self.hidden, self.feed_forward),
-                _ => (self.hidden, self.hidden),
-            };
-            (*role, format!("{}.{layer}.{module}", names::stack(family)), rows, columns)
+    /// The sizes that a config names.
+    pub(crate) fn of(config: &Config) -> StackShape {
+        let encoder = StackShape::encoder(config.layers, config.hidden, config.heads, config.feed_forward);
+        let zero_to_zero = maps_zero_to_zero(config.activation);
+        let Some(decoder) = &config.decoder else { return StackShape { zero_to_zero, ..encoder } };
+        StackShape {
+            key_value_heads: decoder.key_value_heads,
+            head_dim: decoder.head_dim,
+            zero_to_zero,
+            rotary: true,
+            swiglu: true,
+            biases: Biases {
+                query_key_value: decoder.query_key_value_bias,
+                attention_output: decoder.attention_output_bias,
+                feed_forward: decoder.feed_forward_bias,
+            },
+            ..encoder
+        }
+    }
+
+    /// Rows and columns of a projection by its role.
+    fn size(&self, role: Role) -> (usize, usize) {
+        let (queries, values) = (self.heads * self.head_dim, self.key_value_heads * self.head_dim);
+        match role {
+            Role::Query => (queries, self.hidden),
+            Role::Key | Role::Value => (values, self.hidden),
+            Role::AttentionOutput => (self.hidden, queries),
+            Role::Gate | Role::Up => (self.feed_forward, self.hidden),
+            Role::Down => (self.hidden, self.feed_forward),
+            Role::Unknown => (0, 0),
+        }
+    }
+
+    fn bias(&self, role: Role) -> bool {
+        match role {
+            Role::Query | Role::Key | Role::Value => self.biases.query_key_value,
+            Role::AttentionOutput => self.biases.attention_output,
+            Role::Gate | Role::Up | Role::Down | Role::Unknown => self.biases.feed_forward,
+        }
+    }
+
+    fn heads(&self) -> rules::Heads {
+        rules::Heads { dim: self.head_dim, rotary: self.rotary }
+    }
+
+    /// The projections of a layer, of the family's names, in the wiring's order.
+    pub(crate) fn projections(&self, family: Family, layer: usize) -> impl Iterator<Item = ProjectionWiring> + use<'_> {
+        names::modules(family).iter().map(move |&(role, module)| {
+            let path = format!("{}.{layer}.{module}", names::stack(family));
+            let ((rows, columns), bias) = (self.size(role), self.bias(role));
+            let (row_space, column_space) = spaces(role, layer);
+            ProjectionWiring { path, layer, role, rows, columns, row_space, column_space, bias }
         })
     }
 }
@@ -197,50 +263,50 @@ impl Wiring {
         Ok(Wiring::without_rules(config))
     }
 
-    /// The projections of an encoder by its config, without what dies with what: for names and sizes alone, of which
+    /// The projections of a model by its config, without what dies with what: for names and sizes alone, of which
     /// there are few whatever the sizes are.
     pub fn without_rules(config: &Config) -> Wiring {
-        let (shape, mut wiring) = (EncoderShape::of(config), Wiring::default());
-        for layer in 0..shape.layers {
-            for (role, path, rows, columns) in shape.projections(config.family, layer) {
-                wiring.push(path, layer, role, rows, columns);
-            }
-        }
-        wiring
+        let shape = StackShape::of(config);
+        let layers = 0..shape.layers;
+        let projections = layers.flat_map(|layer| shape.projections(config.family, layer).collect::<Vec<_>>());
+        Wiring { projections: projections.collect(), rules: Vec::new() }
     }
 
-    /// The wiring of an encoder checkpoint, module paths with the family's prefix.
+    /// The wiring of a checkpoint, module paths with the family's prefix.
     ///
     /// # Errors
-    /// As [`Wiring::encoder`].
+    /// As [`Wiring::stack`].
     pub fn from_config(config: &Config) -> Result<Wiring, WiringError> {
-        Wiring::encoder(config.family, &EncoderShape::of(config))
+        Wiring::stack(config.family, &StackShape::of(config))
     }
 
-    /// The wiring of an encoder of the given family and sizes: six projections a layer, in the order query, key,
-    /// value, attention output, up, down.
+    /// The wiring of a stack of the given family and sizes: the projections of a layer in the order query, key, value,
+    /// attention output, gate (where there is one), up, down.
     ///
     /// # Errors
-    /// [`WiringError::Heads`] if `hidden` is not a multiple of `heads`; [`WiringError::TooLarge`].
-    pub fn encoder(family: Family, shape: &EncoderShape) -> Result<Wiring, WiringError> {
-        if shape.heads == 0 || !shape.hidden.is_multiple_of(shape.heads) {
+    /// [`WiringError::Heads`] if an encoder's `hidden` is not a multiple of `heads`; [`WiringError::TooLarge`].
+    pub fn stack(family: Family, shape: &StackShape) -> Result<Wiring, WiringError> {
+        let divides = shape.hidden == shape.heads.saturating_mul(shape.head_dim);
+        if shape.heads == 0 || !divides && !shape.rotary {
             return Err(WiringError::Heads {
                 path: "hidden_size".to_owned(),
                 width: shape.hidden,
-                head_dim: shape.hidden / shape.heads.max(1),
+                head_dim: shape.head_dim,
             });
         }
-        let found = shape.layers.saturating_mul(shape.feed_forward.saturating_add(2 * shape.hidden));
+        let dimensions = shape.heads.saturating_add(shape.key_value_heads).saturating_mul(shape.head_dim);
+        let found = shape.layers.saturating_mul(shape.feed_forward.saturating_add(dimensions));
         if found > SIZE_LIMIT {
             return Err(WiringError::TooLarge { found });
         }
         let mut wiring = Wiring::default();
         for layer in 0..shape.layers {
             let mut block = Block::default();
-            for (role, path, rows, columns) in shape.projections(family, layer) {
-                block.place(role, wiring.push(path, layer, role, rows, columns));
+            for projection in shape.projections(family, layer) {
+                block.place(projection.role, wiring.projections.len());
+                wiring.projections.push(projection);
             }
-            wiring.add_block_rules(&block, Some(shape.hidden / shape.heads), shape.zero_to_zero)?;
+            wiring.add_block_rules(&block, Some(shape.heads()), shape.zero_to_zero)?;
         }
         wiring.add_whole_projection_rules();
         Ok(wiring)
@@ -250,14 +316,15 @@ impl Wiring {
     /// read from the names of any supported family, with or without its prefix; a module that fits none keeps
     /// [`Role::Unknown`] and dies only by its own gates. Projections keep the order given.
     ///
-    /// Without `head_dim` all heads of a layer count as one, which never removes too much. Activations are taken to
-    /// map 0 to 0 and every projection to have a bias, as in all supported families.
+    /// Without `head_dim` all heads of an encoder's layer count as one, and of a decoder's attention nothing dies with
+    /// anything, which never removes too much. Activations are taken to map 0 to 0, as in all supported families, and
+    /// every projection to have a bias.
     ///
     /// # Errors
     /// Modules named twice, modules of a layer whose sizes do not meet, and widths that are no multiple of `head_dim`.
     pub fn from_paths(modules: &[(&str, usize, usize)], head_dim: Option<usize>) -> Result<Wiring, WiringError> {
         let mut wiring = Wiring::default();
-        let mut blocks: BTreeMap<&str, Block> = BTreeMap::new();
+        let mut blocks: BTreeMap<&str, (Block, bool)> = BTreeMap::new();
         let mut seen = std::collections::BTreeSet::new();
         let outside = modules.iter().filter_map(|(path, ..)| names::layer_number(path)).max();
         let outside = outside.map_or(0, |last| last.saturating_add(1));
@@ -266,9 +333,11 @@ impl Wiring {
                 return Err(WiringError::Duplicate { path: path.to_owned() });
             }
             match names::recognise(path) {
-                Some((stem, layer, role)) => {
+                Some((stem, layer, role, rotary)) => {
                     let index = wiring.push(path.to_owned(), layer, role, rows, columns);
-                    blocks.entry(stem).or_default().place(role, index);
+                    let (block, turns) = blocks.entry(stem).or_default();
+                    block.place(role, index);
+                    *turns |= rotary;
                 }
                 None => {
                     let layer = names::layer_number(path).unwrap_or(outside);
@@ -276,11 +345,33 @@ impl Wiring {
                 }
             }
         }
-        for block in blocks.values() {
-            wiring.add_block_rules(block, head_dim, true)?;
+        for (block, rotary) in blocks.values() {
+            let heads = head_dim.map(|dim| rules::Heads { dim, rotary: *rotary });
+            match heads {
+                None if *rotary => wiring.add_feed_forward_rules(block, true)?,
+                heads => wiring.add_block_rules(block, heads, true)?,
+            }
         }
         wiring.add_whole_projection_rules();
         Ok(wiring)
+    }
+
+    /// Gives projections a bias: rows without any live column then still say something.
+    pub(crate) fn give_biases(&mut self, indices: &[usize]) {
+        for &index in indices {
+            self.projections[index].bias = true;
+        }
+        if indices.is_empty() {
+            return;
+        }
+        let silenced = |rule: &Rule| {
+            let [Slots { projection, side: Side::Column, .. }] = rule.when[..] else { return false };
+            indices.contains(&projection)
+                && *rule == rules::silenced_by_columns(projection, &self.projections[projection])
+        };
+        let mut rules = std::mem::take(&mut self.rules);
+        rules.retain(|rule| !silenced(rule));
+        self.rules = rules;
     }
 
     /// The index of the projection with this module path.
@@ -295,113 +386,6 @@ impl Wiring {
         self.projections.push(ProjectionWiring { path, layer, role, rows, columns, row_space, column_space, bias });
         self.projections.len() - 1
     }
-
-    /// The rules inside one layer. Partners that are missing (not gated, base unknown) close nothing.
-    fn add_block_rules(
-        &mut self,
-        block: &Block,
-        head_dim: Option<usize>,
-        zero_to_zero: bool,
-    ) -> Result<(), WiringError> {
-        // An inner unit is dead if its up-row or its down-column is closed. The first direction needs act(0) = 0.
-        if let (Some(up), Some(down)) = (block.up, block.down) {
-            let units = self.meet((up, Side::Row), (down, Side::Column))?;
-            for unit in 0..units {
-                if zero_to_zero {
-                    self.imply(Slots::rows(up, unit, 1), Slots::columns(down, unit, 1));
-                }
-                self.imply(Slots::columns(down, unit, 1), Slots::rows(up, unit, 1));
-            }
-        }
-        if let (Some(value), Some(output)) = (block.value, block.output) {
-            let dimensions = self.meet((value, Side::Row), (output, Side::Column))?;
-            for dimension in 0..dimensions {
-                self.imply(Slots::rows(value, dimension, 1), Slots::columns(output, dimension, 1));
-                self.imply(Slots::columns(output, dimension, 1), Slots::rows(value, dimension, 1));
-            }
-        }
-        if let (Some(query), Some(key)) = (block.query, block.key) {
-            let dimensions = self.meet((query, Side::Row), (key, Side::Row))?;
-            for dimension in 0..dimensions {
-                self.imply(Slots::rows(query, dimension, 1), Slots::rows(key, dimension, 1));
-                self.imply(Slots::rows(key, dimension, 1), Slots::rows(query, dimension, 1));
-            }
-        }
-        self.add_head_rules(block, head_dim)
-    }
-
-    /// A head with no live value dimension needs no queries and no keys. The value rows speak for the head; where
-    /// they are not wired, the output columns do.
-    fn add_head_rules(&mut self, block: &Block, head_dim: Option<usize>) -> Result<(), WiringError> {
-        let Some(speaker) = block.value.map(|value| (value, Side::Row)).or(block.output.map(|o| (o, Side::Column)))
-        else {
-            return Ok(());
-        };
-        let listeners: Vec<usize> = block.query.into_iter().chain(block.key).collect();
-        for &listener in &listeners {
-            self.meet((listener, Side::Row), speaker)?;
-        }
-        let width = self.size(speaker);
-        let head_dim = head_dim.unwrap_or(width);
-        if width == 0 {
-            return Ok(());
-        }
-        if head_dim == 0 || !width.is_multiple_of(head_dim) {
-            let path = self.projections[speaker.0].path.clone();
-            return Err(WiringError::Heads { path, width, head_dim });
-        }
-        for start in (0..width).step_by(head_dim) {
-            if listeners.is_empty() {
-                break;
-            }
-            let when = vec![Slots { projection: speaker.0, side: speaker.1, start, len: head_dim }];
-            let then = listeners.iter().map(|&listener| Slots::rows(listener, start, head_dim)).collect();
-            self.rules.push(Rule { when, then });
-        }
-        Ok(())
-    }
-
-    /// A projection without a live row reads nothing. One without a live column still adds its bias, so its rows die
-    /// only where there is none.
-    fn add_whole_projection_rules(&mut self) {
-        for (index, projection) in self.projections.iter().enumerate() {
-            let rows = Slots::rows(index, 0, projection.rows);
-            let columns = Slots::columns(index, 0, projection.columns);
-            self.rules.push(Rule { when: vec![rows], then: vec![columns] });
-            if !projection.bias {
-                self.rules.push(Rule { when: vec![columns], then: vec![rows] });
-            }
-        }
-    }
-
-    fn imply(&mut self, when: Slots, then: Slots) {
-        self.rules.push(Rule { when: vec![when], then: vec![then] });
-    }
-
-    fn size(&self, (projection, side): (usize, Side)) -> usize {
-        match side {
-            Side::Row => self.projections[projection].rows,
-            Side::Column => self.projections[projection].columns,
-        }
-    }
-
-    /// The common size of two sides that live in one space.
-    fn meet(&self, one: (usize, Side), other: (usize, Side)) -> Result<usize, WiringError> {
-        let (found, expected) = (self.size(one), self.size(other));
-        if found == expected {
-            return Ok(found);
-        }
-        Err(WiringError::SizesDiffer {
-            path: self.projections[one.0].path.clone(),
-            side: match one.1 {
-                Side::Row => "rows",
-                Side::Column => "columns",
-            },
-            partner: self.projections[other.0].path.clone(),
-            expected,
-            found,
-        })
-    }
 }
 
 /// The projections of one layer by role, as far as they are known.
@@ -411,6 +395,7 @@ struct Block {
     key: Option<usize>,
     value: Option<usize>,
     output: Option<usize>,
+    gate: Option<usize>,
     up: Option<usize>,
     down: Option<usize>,
 }
@@ -422,9 +407,10 @@ impl Block {
             Role::Key => &mut self.key,
             Role::Value => &mut self.value,
             Role::AttentionOutput => &mut self.output,
+            Role::Gate => &mut self.gate,
             Role::Up => &mut self.up,
             Role::Down => &mut self.down,
-            Role::Gate | Role::Unknown => return,
+            Role::Unknown => return,
         };
         *place = Some(index);
     }

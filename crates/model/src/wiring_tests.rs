@@ -34,8 +34,8 @@ fn set(runs: &[Slots]) -> BTreeSet<Slot> {
 
 /// Two layers, two heads of two dimensions, five inner units.
 fn tiny(family: Family) -> Wiring {
-    let shape = EncoderShape { layers: 2, hidden: 4, heads: 2, feed_forward: 5, zero_to_zero: true };
-    Wiring::encoder(family, &shape).unwrap()
+    let shape = StackShape::encoder(2, 4, 2, 5);
+    Wiring::stack(family, &shape).unwrap()
 }
 
 const QUERY: usize = 0;
@@ -109,8 +109,8 @@ fn closed_up_row_kills_its_down_column_and_back() {
 
 #[test]
 fn up_row_speaks_on_when_the_activation_moves_zero() {
-    let shape = EncoderShape { layers: 1, hidden: 4, heads: 2, feed_forward: 5, zero_to_zero: false };
-    let wiring = Wiring::encoder(Family::Bert, &shape).unwrap();
+    let shape = StackShape { zero_to_zero: false, ..StackShape::encoder(1, 4, 2, 5) };
+    let wiring = Wiring::stack(Family::Bert, &shape).unwrap();
     let row = [Slots::rows(UP, 3, 1)];
     assert_eq!(closure(&wiring, &row), set(&row));
     let column = [Slots::columns(DOWN, 3, 1)];
@@ -232,63 +232,36 @@ fn modules_that_do_not_meet_are_refused_by_name() {
     assert!(matches!(Wiring::from_paths(&twice, None), Err(WiringError::Duplicate { .. })));
     let heads = [("e.layer.0.attention.self.value", 4, 6)];
     assert!(matches!(Wiring::from_paths(&heads, Some(3)), Err(WiringError::Heads { .. })));
-    let shape = EncoderShape { layers: 1, hidden: 4, heads: 3, feed_forward: 5, zero_to_zero: true };
-    assert!(matches!(Wiring::encoder(Family::Bert, &shape), Err(WiringError::Heads { .. })));
+    let shape = StackShape::encoder(1, 4, 3, 5);
+    assert!(matches!(Wiring::stack(Family::Bert, &shape), Err(WiringError::Heads { .. })));
 }
 
-/// A decoder layer as Llama has it, with the rules written by hand: SwiGLU, rotary pairs, and two query heads that
-/// share one key/value head of four dimensions. The form of a rule must be able to say all of it.
+/// One Llama layer: SwiGLU of three units, and two query heads that share one key/value head of two rotary pairs.
+fn llama() -> Wiring {
+    let shape = StackShape {
+        key_value_heads: 1,
+        head_dim: 4,
+        rotary: true,
+        swiglu: true,
+        biases: Biases { query_key_value: false, attention_output: false, feed_forward: false },
+        ..StackShape::encoder(1, 6, 2, 3)
+    };
+    Wiring::stack(Family::Llama, &shape).unwrap()
+}
+
 #[test]
-fn rules_can_say_swiglu_rotary_pairs_and_grouped_heads() {
-    let (hidden, head_dim, sharing, inner) = (6, 4, 2, 3);
-    let half = head_dim / 2;
-    let mut wiring = Wiring::default();
-    let shapes = [
-        ("self_attn.q_proj", Role::Query, sharing * head_dim, hidden),
-        ("self_attn.k_proj", Role::Key, head_dim, hidden),
-        ("self_attn.v_proj", Role::Value, head_dim, hidden),
-        ("self_attn.o_proj", Role::AttentionOutput, hidden, sharing * head_dim),
-        ("mlp.gate_proj", Role::Gate, inner, hidden),
-        ("mlp.up_proj", Role::Up, inner, hidden),
-        ("mlp.down_proj", Role::Down, hidden, inner),
-    ];
-    for (name, role, rows, columns) in shapes {
-        let index = wiring.push(format!("model.layers.0.{name}"), 0, role, rows, columns);
-        wiring.projections[index].bias = false;
-    }
+fn a_decoder_layer_knows_swiglu_rotary_pairs_and_grouped_heads() {
+    let wiring = llama();
     let (q, k, v, o, gate, up, down) = (0, 1, 2, 3, 4, 5, 6);
-    for unit in 0..inner {
-        let places = [Slots::rows(gate, unit, 1), Slots::rows(up, unit, 1), Slots::columns(down, unit, 1)];
-        for premise in 0..3 {
-            let then = (0..3).filter(|&at| at != premise).map(|at| places[at]).collect();
-            wiring.rules.push(Rule { when: vec![places[premise]], then });
-        }
-    }
-    for dimension in 0..head_dim {
-        let value = vec![Slots::rows(v, dimension, 1)];
-        let outputs: Vec<_> = (0..sharing).map(|h| Slots::columns(o, h * head_dim + dimension, 1)).collect();
-        wiring.rules.push(Rule { when: value.clone(), then: outputs.clone() });
-        wiring.rules.push(Rule { when: outputs, then: value });
-    }
-    for pair in 0..half {
-        let of = |projection, head: usize| {
-            let start = head * head_dim + pair;
-            [Slots::rows(projection, start, 1), Slots::rows(projection, start + half, 1)]
-        };
-        let keys = of(k, 0).to_vec();
-        let queries: Vec<_> = (0..sharing).flat_map(|head| of(q, head)).collect();
-        wiring.rules.push(Rule { when: keys.clone(), then: queries.clone() });
-        wiring.rules.push(Rule { when: queries, then: keys });
-    }
-    for head in 0..sharing {
-        let start = head * head_dim;
-        let when = vec![Slots::columns(o, start, head_dim)];
-        wiring.rules.push(Rule { when, then: vec![Slots::rows(q, start, head_dim)] });
-    }
-    wiring.add_whole_projection_rules();
+    let paths: Vec<&str> = wiring.projections.iter().map(|projection| projection.path.as_str()).collect();
+    assert_eq!((paths[q], paths[down]), ("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj"));
+    let sizes = |index: usize| (wiring.projections[index].rows, wiring.projections[index].columns);
+    assert_eq!((sizes(q), sizes(k), sizes(o), sizes(gate)), ((8, 6), (4, 6), (6, 8), (3, 6)));
 
     let dead = closure(&wiring, &[Slots::rows(gate, 1, 1)]);
     assert_eq!(dead, set(&[Slots::rows(gate, 1, 1), Slots::rows(up, 1, 1), Slots::columns(down, 1, 1)]));
+    assert_eq!(closure(&wiring, &[Slots::rows(up, 1, 1)]), dead);
+    assert_eq!(closure(&wiring, &[Slots::columns(down, 1, 1)]), dead);
 
     let one_of_a_pair = [Slots::rows(k, 0, 1)];
     assert_eq!(closure(&wiring, &one_of_a_pair), set(&one_of_a_pair));
@@ -308,4 +281,40 @@ fn rules_can_say_swiglu_rotary_pairs_and_grouped_heads() {
         let everything = [Slots::rows(projection, 0, whole.rows), Slots::columns(projection, 0, whole.columns)];
         assert!(set(&everything).is_subset(&all_heads), "{}", whole.path);
     }
+}
+
+#[test]
+fn a_decoder_without_biases_falls_silent_where_nothing_is_read() {
+    let wiring = llama();
+    let dead = closure(&wiring, &[Slots::columns(3, 0, 8)]);
+    assert!(dead.contains(&(3, Side::Row, 0)), "the output has no bias, so its rows say nothing");
+    let mut with = llama();
+    with.give_biases(&[3]);
+    assert!(!closure(&with, &[Slots::columns(3, 0, 8)]).contains(&(3, Side::Row, 0)));
+}
+
+#[test]
+fn names_of_a_decoder_give_its_rules_where_the_head_dimension_is_known() {
+    let (names, mut wiring) = (llama(), llama());
+    let modules: Vec<_> = names.projections.iter().map(|p| (p.path.as_str(), p.rows, p.columns)).collect();
+    let mut named = Wiring::from_paths(&modules, Some(4)).unwrap();
+    // From names alone every projection is taken to have a bias.
+    wiring.give_biases(&[0, 1, 2, 3, 4, 5, 6]);
+    assert_eq!(named.projections, wiring.projections);
+    assert_eq!(named.rules, wiring.rules);
+    named = Wiring::from_paths(&modules, None).unwrap();
+    let pair = [Slots::rows(1, 0, 1), Slots::rows(1, 2, 1)];
+    assert_eq!(closure(&named, &pair), set(&pair), "without it attention's slots die by themselves alone");
+    assert_eq!(closure(&named, &[Slots::rows(4, 0, 1)]).len(), 3);
+}
+
+#[test]
+fn a_decoder_has_a_unit_for_each_pair_value_and_inner_dimension() {
+    let wiring = llama();
+    let units = Units::of(&wiring);
+    let sizes: Vec<usize> = units.units.iter().map(|unit| unit.slots.len()).collect();
+    // Two pairs of two rows of three heads, four values with two columns each, three inner units of three slots.
+    assert_eq!(sizes.iter().filter(|&&size| size == 6).count(), 2);
+    assert_eq!(sizes.iter().filter(|&&size| size == 3).count(), 4 + 3);
+    assert_eq!(units.units.len(), 9);
 }

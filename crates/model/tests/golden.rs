@@ -12,7 +12,11 @@ use finegates_kernels::loss;
 use finegates_model::{Batch, GateNoise, GateSettings, LoadOptions, Method, Model, Penalty, Purpose};
 use serde_json::Value;
 
-const FAMILIES: [&str; 5] = ["bert", "roberta", "xlm-roberta", "distilbert", "mpnet"];
+/// Families whose gradients are recorded.
+const FAMILIES: [&str; 9] =
+    ["bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "llama", "llama3", "mistral", "qwen2"];
+/// Models of which only logits are: scalings of rotary positions.
+const SCALINGS: [&str; 2] = ["linear", "dynamic"];
 
 struct Golden {
     folder: PathBuf,
@@ -33,7 +37,9 @@ impl Golden {
         let options = LoadOptions { purpose, ..LoadOptions::default() };
         let (model, report) = Model::load(&checkpoint, &options).expect("model");
         assert_eq!(report.initialised, Vec::<String>::new());
-        assert_eq!(report.ignored, Vec::<String>::new());
+        // A decoder's folder serves both of its classes.
+        let ignored: Vec<String> = report.ignored.into_iter().filter(|name| name != "lm_head.weight").collect();
+        assert_eq!(ignored, Vec::<String>::new());
         model
     }
 
@@ -94,33 +100,45 @@ fn assert_gradient(what: &str, found: &[f32], expected: &[f32]) {
     assert_close(what, found, &expected, (1e-4 * scale).max(1e-6));
 }
 
+/// For logits. PyTorch's own f32 is off by up to 4e-6 in decoders, whose logits are larger, by 7e-7 in encoders.
+fn tolerance(family: &str) -> f64 {
+    if finegates_checkpoint::Family::ALL.iter().any(|known| known.model_type() == family && !known.is_decoder()) {
+        1e-5
+    } else {
+        2e-5
+    }
+}
+
 fn training(method: Method) -> Purpose {
     Purpose::Training { method, gates: GateSettings::default() }
 }
 
 #[test]
 fn logits_equal_pytorch_in_every_family() {
-    for family in FAMILIES {
+    for family in FAMILIES.into_iter().chain(SCALINGS) {
         let golden = Golden::read(family);
         let mut model = golden.model(Purpose::Inference);
         model.draw_gates(&GateNoise::None);
         let count = golden.json["sequences"].as_array().expect("sequences").len();
         let (batch, _) = golden.batch(&(0..count).collect::<Vec<_>>().into());
         let logits = model.forward(&batch).expect("logits");
-        assert_close(family, &logits, &flat(&golden.json["logits"]["f64"]), 1e-5);
-        assert_eq!(model.max_length() as u64, golden.json["position_limit"].as_u64().expect("limit"), "{family}");
+        assert_close(family, &logits, &flat(&golden.json["logits"]["f64"]), tolerance(family));
+        // What is scaled for longer texts takes longer ones than the config's positions.
+        let limit = golden.json["position_limit"].as_u64().expect("limit");
+        assert_eq!(model.max_length() as u64 > limit, SCALINGS.contains(&family), "{family}");
+        assert!(model.max_length() as u64 >= limit, "{family}");
     }
 }
 
 #[test]
 fn a_sequence_alone_gives_the_logits_it_gives_in_a_batch() {
-    for family in FAMILIES {
+    for family in FAMILIES.into_iter().chain(SCALINGS) {
         let golden = Golden::read(family);
         let model = golden.model(Purpose::Inference);
         let expected = golden.json["logits"]["f64"].as_array().expect("logits");
         for (index, expected) in expected.iter().enumerate() {
             let (batch, _) = golden.batch(&vec![index].into());
-            assert_close(family, &model.forward(&batch).expect("logits"), &flat(expected), 1e-5);
+            assert_close(family, &model.forward(&batch).expect("logits"), &flat(expected), tolerance(family));
         }
     }
 }
@@ -129,7 +147,7 @@ fn a_sequence_alone_gives_the_logits_it_gives_in_a_batch() {
 fn gate_bias_and_head_gradients_equal_pytorch_autograd() {
     for family in FAMILIES {
         let golden = Golden::read(family);
-        for scenario in ["mixed", "closed"] {
+        for scenario in ["mixed", "closed"].into_iter().filter(|&scenario| golden.json.get(scenario).is_some()) {
             check_gates(&golden, scenario, family);
         }
     }
@@ -149,18 +167,20 @@ fn check_gates(golden: &Golden, scenario: &str, family: &str) {
 
     model.draw_gates(&GateNoise::None);
     let logits = model.forward(&batch).expect("logits");
-    assert_close(family, &logits, &flat(&expected["f64"]["logits_evaluation"]), 1e-5);
+    assert_close(family, &logits, &flat(&expected["f64"]["logits_evaluation"]), tolerance(family));
 
     model.zero_gradients();
     model.draw_gates(&GateNoise::Given(&noise));
     let logits = model.forward_training(&batch, None).expect("logits");
-    assert_close(family, &logits, &flat(&expected["f64"]["logits_training"]), 1e-5);
+    assert_close(family, &logits, &flat(&expected["f64"]["logits_training"]), tolerance(family));
     let mut d_logits = vec![0.0; logits.len()];
     let task = golden.loss(&logits, &labels, &mut d_logits);
     assert!((task - expected["f64"]["losses"]["task"].as_f64().expect("loss")).abs() < 1e-5, "{family}");
     model.backward(&d_logits);
     let found = gradients(&mut model);
-    let expected_count = 12 * 3 + 4;
+    let prefix = format!("{scenario}.gradient.task.");
+    let expected_count = golden.tensors.names().filter(|name| name.starts_with(&prefix)).count();
+    assert!(expected_count > 12 * 2, "{family}");
     assert_eq!(found.len(), expected_count, "{family}");
     for (name, gradient) in &found {
         let what = format!("{family} {scenario} task {name}");

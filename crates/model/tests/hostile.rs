@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use finegates_checkpoint::{Adapter, AdapterConfig, Checkpoint, Tensor, TensorToWrite, write_tensors};
-use finegates_model::wiring::{EncoderShape, WiringError};
+use finegates_model::wiring::{StackShape, WiringError};
 use finegates_model::{Batch, GateSettings, LoadOptions, Method, Model, Purpose, Wiring};
 use serde_json::{Value, json};
 
@@ -65,8 +65,8 @@ fn sizes_that_the_weights_do_not_have_are_refused_by_the_tensors_name() {
 
 #[test]
 fn more_layers_than_any_encoder_has_are_refused_without_weights_too() {
-    let shape = EncoderShape { layers: 4096, hidden: 1 << 16, heads: 1, feed_forward: 1 << 20, zero_to_zero: true };
-    let refused = Wiring::encoder(finegates_checkpoint::Family::Bert, &shape);
+    let shape = StackShape::encoder(4096, 1 << 16, 1, 1 << 20);
+    let refused = Wiring::stack(finegates_checkpoint::Family::Bert, &shape);
     assert_eq!(refused, Err(WiringError::TooLarge { found: 4096 * ((1 << 20) + (1 << 17)) }));
 }
 

@@ -19,6 +19,8 @@ pub enum Targets {
     Classes(Vec<u32>),
     /// Numbers.
     Values(Vec<f32>),
+    /// The next token of each token.
+    Tokens(Vec<u32>),
 }
 
 impl Targets {
@@ -27,6 +29,7 @@ impl Targets {
         match self {
             Targets::Classes(classes) => Targets::Classes(indices.iter().map(|&i| classes[i as usize]).collect()),
             Targets::Values(values) => Targets::Values(indices.iter().map(|&i| values[i as usize]).collect()),
+            Targets::Tokens(tokens) => Targets::Tokens(indices.iter().map(|&i| tokens[i as usize]).collect()),
         }
     }
 
@@ -35,6 +38,7 @@ impl Targets {
         match self {
             Targets::Classes(classes) => classes.len(),
             Targets::Values(values) => values.len(),
+            Targets::Tokens(tokens) => tokens.len(),
         }
     }
 

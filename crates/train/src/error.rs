@@ -143,6 +143,30 @@ pub enum Error {
     /// No training example.
     #[error("no training examples are left; is max_train_rows too small?")]
     NoExamples,
+    /// A language model has nothing to be judged by.
+    #[error("validation: no text to measure perplexity on; name a file with --validation FILE")]
+    NoValidationText,
+    /// A text has nothing to predict.
+    #[error("validation: {name}: expected at least two tokens to measure perplexity on, found {tokens}")]
+    ShortValidationText {
+        /// The text's name.
+        name: String,
+        /// Its tokens.
+        tokens: usize,
+    },
+    /// Nothing says where one document ends and the next begins.
+    #[error(
+        "eos_token_id: the model's config.json names no token that ends a text, and its tokenizer has none by name; add it there"
+    )]
+    NoEndOfText,
+    /// Sequences are longer than the model takes.
+    #[error("tokens_per_sequence: expected at most {longest}, which is what the model takes, found {found}")]
+    SequenceTooLong {
+        /// Tokens of a sequence.
+        found: usize,
+        /// Tokens that the model takes.
+        longest: usize,
+    },
     /// The metric that is to decide is not one of this data set's.
     #[error("best_metric: expected one of {}, found {found}", known.join(", "))]
     UnknownMetric {

@@ -63,6 +63,7 @@ pub fn evaluate(
         let value = match &split.targets {
             Targets::Classes(labels) => metric.of_classes(&classes_of(&logits, outputs), labels, yardstick.positive),
             Targets::Values(values) => metric.of_values(&logits, values),
+            Targets::Tokens(_) => None,
         };
         Some((metric, value?))
     });

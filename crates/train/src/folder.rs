@@ -244,7 +244,13 @@ pub struct ModelWriter {
 
 impl ModelWriter {
     /// Prepares what is the same for all models of a run.
-    pub fn new(recipe: &Recipe, config: &Config, labels: &Labels, model: &Model, tokenizer: &Tokenizer) -> ModelWriter {
+    pub fn new(
+        recipe: &Recipe,
+        config: &Config,
+        labels: Option<&Labels>,
+        model: &Model,
+        tokenizer: &Tokenizer,
+    ) -> ModelWriter {
         ModelWriter {
             method: *recipe.method,
             config_json: config_json(config, labels),
@@ -305,7 +311,7 @@ fn adapter_config(recipe: &Recipe, model: &Model) -> AdapterConfig {
         bias: "finegates_only".to_owned(),
         target_modules: Some(TargetModules::Names(target_modules(model))),
         modules_to_save: head_modules(model),
-        task_type: Some("SEQ_CLS".to_owned()),
+        task_type: Some(if recipe.corpus.is_some() { "CAUSAL_LM" } else { "SEQ_CLS" }.to_owned()),
         base_model_name_or_path: Some(recipe.model.clone()),
         ..AdapterConfig::default()
     };
@@ -326,9 +332,13 @@ fn adapter_config(recipe: &Recipe, model: &Model) -> AdapterConfig {
     config
 }
 
-/// The base model's config with the labels of the run.
-fn config_json(config: &Config, labels: &Labels) -> String {
+/// The base model's config with the labels of the run; without labels it is a language model's.
+fn config_json(config: &Config, labels: Option<&Labels>) -> String {
     let mut raw = config.raw.clone();
+    let Some(labels) = labels else {
+        raw.insert("architectures".to_owned(), json!([config.family.language_class()]));
+        return format!("{:#}\n", Value::Object(raw));
+    };
     let names: Vec<String> = match labels.names() {
         Some(names) => names.to_vec(),
         None => vec!["LABEL_0".to_owned()],
@@ -340,20 +350,8 @@ fn config_json(config: &Config, labels: &Labels) -> String {
     raw.insert("num_labels".to_owned(), json!(names.len()));
     let problem = if labels.names().is_some() { "single_label_classification" } else { "regression" };
     raw.insert("problem_type".to_owned(), json!(problem));
-    raw.insert("architectures".to_owned(), json!([classifier_class(config)]));
+    raw.insert("architectures".to_owned(), json!([config.family.classifier_class()]));
     format!("{:#}\n", Value::Object(raw))
-}
-
-/// What transformers calls the family's sequence classifier.
-fn classifier_class(config: &Config) -> &'static str {
-    use finegates_checkpoint::Family;
-    match config.family {
-        Family::Bert => "BertForSequenceClassification",
-        Family::Roberta => "RobertaForSequenceClassification",
-        Family::XlmRoberta => "XLMRobertaForSequenceClassification",
-        Family::DistilBert => "DistilBertForSequenceClassification",
-        Family::MpNet => "MPNetForSequenceClassification",
-    }
 }
 
 /// The gated modules as PEFT matches them: by the ends of their paths, without the layer's number.

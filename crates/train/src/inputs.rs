@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use finegates_checkpoint::{Checkpoint, Tokenizer};
-use finegates_data::Dataset;
 use finegates_model::Model;
 
 use crate::budget::{Cost, Measure};
@@ -11,6 +10,7 @@ use crate::encoded::Encoded;
 use crate::error::Error;
 use crate::folder::RunFolder;
 use crate::latency::LatencyTable;
+use crate::material::Data;
 use crate::observer::{Event, Observer};
 use crate::recipe::Recipe;
 
@@ -18,8 +18,8 @@ use crate::recipe::Recipe;
 pub struct Inputs {
     /// Every setting.
     pub recipe: Recipe,
-    /// The examples.
-    pub dataset: Dataset,
+    /// The examples, or the corpus.
+    pub data: Data,
     /// The base model.
     pub checkpoint: Checkpoint,
     /// Its tokenizer.
@@ -34,14 +34,14 @@ pub struct Inputs {
 pub(crate) fn cost(
     measure: Measure,
     model: &Model,
-    train: &Encoded,
+    attended: f64,
     folder: &RunFolder,
     latency_tables: Option<&Path>,
     observer: &mut dyn Observer,
 ) -> Result<Cost, Error> {
     let (sequences, tokens) = match measure {
         Measure::Parameters => return Ok(Cost::Parameters),
-        Measure::MultiplyAdds => return Ok(Cost::MultiplyAdds { attended: train.attended() }),
+        Measure::MultiplyAdds => return Ok(Cost::MultiplyAdds { attended }),
         Measure::Latency { sequences, tokens } => (sequences, tokens),
     };
     if folder.saved_state().is_some() {

@@ -182,7 +182,11 @@ impl LatencyTable {
         let saved = wiring.projections.iter().zip(&live.rows).map(|(projection, &rows)| match projection.role {
             Role::Up => self.feed_forward.saved(rows),
             Role::Value => self.value.saved(rows),
-            Role::Query => self.query_key.saved(rows),
+            // Of a decoder the units are pairs of key rows.
+            Role::Key => {
+                let units = self.query_key.sizes.last().copied().unwrap_or(0);
+                self.query_key.saved(rows * units / projection.rows.max(1))
+            }
             _ => 0.0,
         });
         self.rest_milliseconds + self.corrected(saved.sum::<f64>() / layers as f64)
@@ -275,10 +279,12 @@ fn part(whole: usize, step: usize) -> usize {
 fn file_name(config: &Config, sequences: usize, tokens: usize) -> String {
     let Config { family, activation, layers, hidden, heads, feed_forward, vocabulary, .. } = config;
     let key = format!(
-        "{FORMAT_VERSION} {} {} {} {family:?} {activation:?} {layers} {hidden} {heads} {feed_forward} {vocabulary} {sequences}x{tokens}",
+        "{FORMAT_VERSION} {} {} {} {family:?} {activation:?} {layers} {hidden} {heads}/{} of {} {feed_forward} {vocabulary} {sequences}x{tokens}",
         env!("CARGO_PKG_VERSION"),
         cpu::describe(),
         cpu::name(),
+        config.key_value_heads(),
+        config.head_dim(),
     );
     format!("{:016x}.json", random::derive(0, &key))
 }

@@ -1,6 +1,7 @@
 //! A model and its optimizer: the passes that make up one step of training (METHOD.md §3), without any notion of data sets or files.
 
 use finegates_kernels::loss;
+use finegates_model::language::NO_TARGET;
 use finegates_model::{Batch, GateNoise, Model, Penalty};
 
 use crate::encoded::Targets;
@@ -59,12 +60,23 @@ impl Learner {
     /// If targets and sequences differ in number, or a class is not one of the model's.
     pub fn pass(&mut self, input: &PassInput<'_>) -> Result<Losses, Error> {
         self.model.draw_gates(&input.noise);
-        let logits = self.model.forward_training(input.batch, input.dropout_key)?;
-        self.d_logits.resize(logits.len(), 0.0);
         let share = input.share as f32;
-        let task = task_loss(&logits, self.model.classes(), input.targets, Some((&mut self.d_logits, share)));
+        let task = match input.targets {
+            Targets::Tokens(targets) => {
+                let count = targets.iter().filter(|&&target| target != NO_TARGET).count().max(1) as f64;
+                let factor = (input.share / count) as f32;
+                self.model.language_pass(input.batch, targets, factor, input.dropout_key)? / count
+            }
+            targets => {
+                let logits = self.model.forward_training(input.batch, input.dropout_key)?;
+                self.d_logits.resize(logits.len(), 0.0);
+                let task = task_loss(&logits, self.model.classes(), targets, Some((&mut self.d_logits, share)));
+                self.check("loss", task)?;
+                self.model.backward(&self.d_logits);
+                task
+            }
+        };
         self.check("loss", task)?;
-        self.model.backward(&self.d_logits);
         let penalty = match input.penalty {
             Some(penalty) => self.model.penalty(penalty, share),
             None => 0.0,
@@ -111,10 +123,14 @@ impl Learner {
 }
 
 /// Mean cross entropy, or mean squared error of numbers; writes `share` times the gradient if asked to.
+///
+/// # Panics
+/// If the targets are tokens.
 pub fn task_loss(logits: &[f32], classes: usize, targets: &Targets, gradient: Option<(&mut [f32], f32)>) -> f64 {
     let (d_logits, share) = gradient.map_or((None, 1.0), |(d_logits, share)| (Some(d_logits), share));
     match targets {
         Targets::Classes(labels) => loss::cross_entropy(logits, labels, classes, d_logits, share),
         Targets::Values(values) => loss::mean_squared_error(logits, values, d_logits, share),
+        Targets::Tokens(_) => panic!("the loss of tokens is the language head's"),
     }
 }

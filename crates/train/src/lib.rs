@@ -14,6 +14,7 @@ pub mod inputs;
 pub mod journal;
 pub mod latency;
 pub mod learner;
+pub mod material;
 pub mod metrics;
 pub mod observer;
 pub mod optimizer;

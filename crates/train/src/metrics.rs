@@ -3,7 +3,7 @@
 
 use finegates_data::{GlueTask, Labels};
 
-/// A number that says how good predictions are; higher is better for all of them.
+/// A number that says how good predictions are; higher is better for all of them but perplexity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metric {
     /// Share of right answers.
@@ -18,6 +18,8 @@ pub enum Metric {
     Pearson,
     /// Spearman rank correlation, ties sharing their mean rank.
     Spearman,
+    /// `e` to the mean of `−log p` of a text's tokens; lower is better.
+    Perplexity,
 }
 
 impl Metric {
@@ -30,6 +32,7 @@ impl Metric {
             Metric::Matthews => "matthews",
             Metric::Pearson => "pearson",
             Metric::Spearman => "spearman",
+            Metric::Perplexity => "perplexity",
         }
     }
 
@@ -52,7 +55,7 @@ impl Metric {
             Metric::F1 => Some(f1(predictions, labels, positive)),
             Metric::MacroF1 => Some(macro_f1(predictions, labels)),
             Metric::Matthews => Some(matthews(predictions, labels)),
-            Metric::Pearson | Metric::Spearman => None,
+            Metric::Pearson | Metric::Spearman | Metric::Perplexity => None,
         }
     }
 

@@ -81,10 +81,12 @@ pub struct Start {
     pub total_steps: u64,
     /// Steps an epoch.
     pub steps_an_epoch: u64,
-    /// Training examples.
+    /// Training examples, or sequences of a corpus.
     pub train_examples: usize,
-    /// Name and examples of each validation set.
+    /// Name and examples, or tokens, of each validation set.
     pub validation_examples: Vec<(String, usize)>,
+    /// Tokens of a sequence, of a run on a corpus.
+    pub tokens_per_sequence: Option<usize>,
     /// Names of the classes; empty for regression.
     pub labels: Vec<String>,
     /// The metric that tells the best evaluation.

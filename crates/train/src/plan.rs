@@ -40,7 +40,9 @@ impl Plan {
     pub fn new(recipe: &Recipe, examples: usize) -> Plan {
         let passes = examples.div_ceil(recipe.batch_size);
         let steps_an_epoch = passes.div_ceil(recipe.gradient_accumulation).max(1) as u64;
-        let of_epochs = (recipe.epochs * steps_an_epoch as f64 - 1e-6).ceil().max(1.0) as u64;
+        // A corpus is gone through once, as far as the run goes.
+        let epochs = if recipe.corpus.is_some() { 1.0 } else { recipe.epochs };
+        let of_epochs = (epochs * steps_an_epoch as f64 - 1e-6).ceil().max(1.0) as u64;
         let total_steps = recipe.max_steps.unwrap_or(of_epochs);
         let warmup = recipe.warmup_steps.unwrap_or((recipe.warmup_ratio * total_steps as f64).round() as u64);
         Plan {

@@ -4,6 +4,7 @@
 //! [`PartialRecipe::resolve`] fills in the rest, and the resulting [`Recipe`] is written to the run folder in full.
 
 mod check;
+mod corpus;
 mod objective;
 mod settings;
 
@@ -60,6 +61,24 @@ pub enum RecipeError {
         name: &'static str,
         /// Its flag.
         flag: &'static str,
+    },
+    /// A setting that only a run on a corpus has, or only a run on examples.
+    #[error("{name}: {reason}; leave one of the two out")]
+    OtherData {
+        /// The setting.
+        name: &'static str,
+        /// Why it has no meaning here.
+        reason: &'static str,
+    },
+    /// Windows of perplexity that the model or the windows themselves have no room for.
+    #[error("{name}: expected at most {most} tokens, found {found}")]
+    Protocol {
+        /// The setting.
+        name: &'static str,
+        /// What there is room for.
+        most: usize,
+        /// The value.
+        found: usize,
     },
     /// A setting of another objective than the run's.
     #[error(
@@ -130,7 +149,8 @@ impl PartialRecipe {
                 *path = whole;
             }
         };
-        self.data.iter_mut().chain(&mut self.train).chain(self.validation.iter_mut().flatten()).for_each(absolute);
+        let lists = self.validation.iter_mut().chain(&mut self.corpus).flatten();
+        self.data.iter_mut().chain(&mut self.train).chain(lists).for_each(absolute);
         if let Some(model) = self.model.as_mut().filter(|model| Path::new(model.as_str()).is_dir()) {
             let mut path = PathBuf::from(model.as_str());
             absolute(&mut path);
@@ -147,9 +167,10 @@ impl PartialRecipe {
     /// a training file and another data set's folder are never mixed. Another objective or method than below brings its own settings
     /// and learning rates.
     pub fn over(mut self, mut lower: PartialRecipe) -> PartialRecipe {
-        if self.data.is_some() || self.train.is_some() {
+        if self.data.is_some() || self.train.is_some() || self.corpus.is_some() {
             lower.data = None;
             lower.train = None;
+            lower.corpus = None;
             lower.validation = None;
             lower.validation_fraction = None;
         }
@@ -175,9 +196,7 @@ impl PartialRecipe {
         if settings.model.as_ref().is_none_or(String::is_empty) {
             return Err(RecipeError::Missing { name: "model", flag: "--model" });
         }
-        if settings.data.is_none() && settings.train.is_none() {
-            return Err(RecipeError::Missing { name: "data", flag: "--data FOLDER or --train FILE" });
-        }
+        settings.settle_corpus()?;
         settings.settle_objective()?;
         let recipe = settings.with_defaults();
         recipe.check()?;
@@ -246,6 +265,8 @@ pub(crate) struct Context {
     pub method: Method,
     /// The objective chosen; none for methods without gates.
     pub objective: Option<Objective>,
+    /// Whether the next token of a corpus is learned.
+    pub corpus: bool,
     /// The task chosen.
     pub task: Option<GlueTask>,
     /// Whether the labels are numbers.

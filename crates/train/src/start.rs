@@ -6,12 +6,12 @@ use std::sync::atomic::AtomicBool;
 
 use finegates_checkpoint::source::{self, FetchOptions};
 use finegates_checkpoint::{Checkpoint, Tokenizer};
-use finegates_data::Dataset;
 use finegates_kernels::random;
 
 use crate::error::Error;
 use crate::folder::{Mode, RunFolder};
 use crate::inputs::Inputs;
+use crate::material::Data;
 use crate::observer::{Observer, Summary};
 use crate::recipe::{PartialRecipe, Recipe};
 use crate::trainer::Trainer;
@@ -81,11 +81,11 @@ fn train(
     // Whatever can be wrong with the inputs is found here and by `Trainer::new`, before anything is written or removed.
     let checkpoint = Checkpoint::open(model)?;
     let tokenizer = Tokenizer::open(model, &checkpoint.config)?;
-    let dataset = Dataset::load(&recipe.dataset_options())?;
+    let data = Data::load(&recipe)?;
     let base_fingerprint = fingerprint(model, &tokenizer.files())?;
     let run_folder = RunFolder::open(folder, mode)?;
     let latency_tables = latency_tables.map(Path::to_owned);
-    let inputs = Inputs { recipe, dataset, checkpoint, tokenizer, base_fingerprint, latency_tables };
+    let inputs = Inputs { recipe, data, checkpoint, tokenizer, base_fingerprint, latency_tables };
     Trainer::new(inputs, run_folder, observer, stop)?.run()
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use finegates_checkpoint::{TensorFile, TensorToWrite, write_tensors};
+use finegates_data::BlocksState;
 use serde::{Deserialize, Serialize};
 
 use crate::closing::Closing;
@@ -44,6 +45,9 @@ pub struct Standing {
     /// What was kept at the stops of the budget so far.
     #[serde(default)]
     pub stops: Vec<StopRecord>,
+    /// Where a run on a corpus stands in it.
+    #[serde(default)]
+    pub corpus: Option<BlocksState>,
     /// The length of `metrics.jsonl`.
     pub journal_bytes: u64,
     /// Training sequences seen.

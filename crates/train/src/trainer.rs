@@ -4,18 +4,19 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use finegates_data::Labels;
 use finegates_kernels::random;
-use finegates_model::{Batch, GateNoise, LoadOptions, Method, Model, Purpose};
+use finegates_model::{Batch, GateNoise, LoadOptions, Method, Model, Purpose, Task};
 
 use crate::budget::Cost;
 use crate::closing::Closing;
-use crate::encoded::Encoded;
 use crate::error::{Error, StateLeft};
-use crate::evaluation::{self, Yardstick, evaluate};
+use crate::evaluation;
 use crate::folder::{ModelWriter, RunFolder};
 use crate::inputs::{self, Inputs};
 use crate::journal::Journal;
 use crate::learner::{Learner, Losses, PassInput, UPDATED};
+use crate::material::{Data, Material};
 use crate::metrics::Metric;
 use crate::observer::{
     Best, Ending, EvaluationRecord, Event, GateShares, Observer, Start, StepRecord, StopRecord, Summary,
@@ -27,7 +28,6 @@ use crate::state::{self, Standing};
 
 /// Keys of everything random, derived from the seed.
 struct Keys {
-    order: u64,
     gates: u64,
     dropout: u64,
 }
@@ -39,17 +39,13 @@ pub struct Trainer<'a> {
     rates: LearningRates,
     keys: Keys,
     learner: Learner,
-    train: Encoded,
-    validation: Vec<Encoded>,
-    metrics: Vec<Metric>,
-    positive: u32,
+    material: Material,
     folder: RunFolder,
     writer: ModelWriter,
     journal: Journal,
     standing: Standing,
     /// The step whose state is saved.
     saved_step: Option<(u64, bool)>,
-    order: Option<(u64, Vec<u32>)>,
     closing: Option<Closing>,
     observer: &'a mut dyn Observer,
     stop: &'a AtomicBool,
@@ -68,15 +64,22 @@ impl<'a> Trainer<'a> {
         observer: &'a mut dyn Observer,
         stop: &'a AtomicBool,
     ) -> Result<Trainer<'a>, Error> {
-        let Inputs { recipe, mut dataset, checkpoint, tokenizer, base_fingerprint, latency_tables } = inputs;
-        if dataset.match_order(&checkpoint.config.labels) {
+        let Inputs { recipe, mut data, checkpoint, tokenizer, base_fingerprint, latency_tables } = inputs;
+        if let Data::Examples(dataset) = &mut data
+            && dataset.match_order(&checkpoint.config.labels)
+        {
             observer.event(&Event::Note("the labels are numbered as in the checkpoint, whose head knows them"));
         }
         let options = LoadOptions {
-            labels: Some(dataset.labels.outputs()),
+            task: recipe.head_task(),
+            labels: data.labels().map(Labels::outputs),
             seed: recipe.seed,
             purpose: Purpose::Training { method: *recipe.method, gates: recipe.gate_settings() },
-            keep_weights: false,
+            // Where layers have no biases, those of zeros train beside the gates, and by themselves.
+            add_biases: recipe.head_task() == Task::Classify && *recipe.method != Method::Full,
+            // The penalty's weights by kurtosis read the plain weights.
+            keep_weights: recipe.kurtosis == Some(true),
+            precision: *recipe.precision,
         };
         let (model, report) = Model::load(&checkpoint, &options)?;
         if !report.initialised.is_empty() {
@@ -84,31 +87,26 @@ impl<'a> Trainer<'a> {
                 format!("the checkpoint has no head for these labels; initialised {}", report.initialised.join(", "));
             observer.event(&Event::Note(&note));
         }
-        let max_length = recipe.max_length.min(model.max_length());
-        let train = inputs::encode(&dataset.train, &tokenizer, max_length, observer)?;
-        if train.is_empty() {
-            return Err(Error::NoExamples);
-        }
-        let validation: Vec<Encoded> = dataset
-            .validation
-            .iter()
-            .map(|split| inputs::encode(split, &tokenizer, max_length, observer))
-            .collect::<Result<_, _>>()?;
-        let metrics = evaluation::metrics(&recipe, &dataset.labels)?;
-        let positive = dataset.labels.names().zip(recipe.task).map_or(1, |(names, task)| task.positive_class(names));
-        let writer = ModelWriter::new(&recipe, &checkpoint.config, &dataset.labels, &model, &tokenizer);
+        let writer = ModelWriter::new(&recipe, &checkpoint.config, data.labels(), &model, &tokenizer);
+        let labels = data.labels().and_then(Labels::names).unwrap_or_default().to_vec();
+        let fresh = Standing { data: data.fingerprint(), base_model: base_fingerprint, ..Standing::default() };
+        let place = folder.saved_state().map(|path| state::read(&path)).transpose()?;
+        let place = place.and_then(|(standing, _)| standing.corpus.filter(|_| standing.data == fresh.data));
+        let material = Material::new(data, &recipe, &model, tokenizer, place.as_ref(), observer)?;
         let mut learner = Learner::new(model, Optimizer::new(OptimizerSettings::of(&recipe)));
-        let fresh = Standing {
-            data: format!("{:016x}", dataset.fingerprint()),
-            base_model: base_fingerprint,
-            ..Standing::default()
-        };
-        let plan = Plan::new(&recipe, train.len());
+        let plan = Plan::new(&recipe, material.len());
         let mut closing = match recipe.closings() {
             None => None,
             Some(closings) => {
                 let tables = latency_tables.as_deref();
-                let cost = inputs::cost(closings.budget.measure, &learner.model, &train, &folder, tables, observer)?;
+                let cost = inputs::cost(
+                    closings.budget.measure,
+                    &learner.model,
+                    material.attended(),
+                    &folder,
+                    tables,
+                    observer,
+                )?;
                 Some(Closing::prepare(&closings, learner.model.wiring(), cost, plan.total_steps)?)
             }
         };
@@ -117,7 +115,7 @@ impl<'a> Trainer<'a> {
             .map(|path| state::take_up(&folder, &path, &fresh, &plan, &mut learner, closing.as_mut()))
             .transpose()?;
         let saved_step = saved.as_ref().map(|standing| (standing.step, standing.evaluation_pending));
-        let standing = saved.unwrap_or(fresh);
+        let standing = Standing { corpus: material.place(), ..saved.unwrap_or(fresh) };
         folder.begin(&recipe)?;
         if let Some(Cost::Latency(table)) = closing.as_ref().map(Closing::cost) {
             table.write(&folder.latency())?;
@@ -132,9 +130,10 @@ impl<'a> Trainer<'a> {
             step: standing.step,
             total_steps: plan.total_steps,
             steps_an_epoch: plan.steps_an_epoch,
-            train_examples: train.len(),
-            validation_examples: validation.iter().map(|split| (split.name.clone(), split.len())).collect(),
-            labels: dataset.labels.names().unwrap_or_default().to_vec(),
+            train_examples: material.len(),
+            validation_examples: material.validation_sizes(),
+            tokens_per_sequence: recipe.tokens_per_sequence,
+            labels,
             best_metric: recipe.best_metric.clone(),
             trainable_parameters: inputs::count_trainable(&mut learner.model),
             gated_parameters: inputs::gated_parameters(&learner.model),
@@ -142,21 +141,17 @@ impl<'a> Trainer<'a> {
         observer.event(&Event::Started(&start));
         let key = |label| random::derive(recipe.seed, label);
         Ok(Trainer {
-            keys: Keys { order: key("order"), gates: key("gates"), dropout: key("dropout") },
+            keys: Keys { gates: key("gates"), dropout: key("dropout") },
             rates: LearningRates::of(&recipe),
             recipe,
             plan,
             learner,
-            train,
-            validation,
-            metrics,
-            positive,
+            material,
             folder,
             writer,
             journal,
             standing,
             saved_step,
-            order: None,
             closing,
             observer,
             stop,
@@ -215,16 +210,13 @@ impl<'a> Trainer<'a> {
     fn step(&mut self) -> Result<(), Error> {
         let started = Instant::now();
         let made = self.standing.step;
-        self.order_epoch(self.plan.epoch(made));
-        let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
+        let epoch = self.plan.epoch(made);
         let counts = self.recipe.sparsity_start_epoch.is_none_or(|start| self.plan.progress(made) >= start);
         let penalty = self.recipe.penalty().filter(|_| counts);
         let (mut losses, mut sequences, mut tokens) = (Losses::default(), 0, 0);
         let mut batch = Batch::default();
         for pass in self.plan.passes(made) {
-            let indices = &order[pass.places];
-            self.train.batch(indices, &mut batch);
-            let targets = self.train.targets.gather(indices);
+            let targets = self.material.fill(&self.recipe, epoch, &pass, &mut batch)?;
             let noise = match *self.recipe.method {
                 Method::Gates => GateNoise::Key(random::mix(self.keys.gates, pass.number)),
                 Method::BitFit | Method::Full => GateNoise::None,
@@ -272,37 +264,25 @@ impl<'a> Trainer<'a> {
             seconds,
             sequences_per_second: sequences as f64 / seconds.max(1e-9),
         };
+        // Only now: a step that fails is made again with the same sequences.
+        self.standing.corpus = self.material.place();
         self.journal.write(&record)?;
         self.observer.event(&Event::Step(&record));
         Ok(())
-    }
-
-    /// Puts the examples into the order of an epoch, once.
-    fn order_epoch(&mut self, epoch: u64) {
-        if self.order.as_ref().is_none_or(|(ordered, _)| *ordered != epoch) {
-            let key = random::mix(self.keys.order, epoch);
-            let order = self.train.epoch_order(key, self.recipe.batch_size, self.recipe.length_bucketing);
-            self.order = Some((epoch, order));
-        }
     }
 
     /// Judges the model as it is. False if it was asked to stop before it was done.
     fn evaluate(&mut self) -> Result<bool, Error> {
         let started = Instant::now();
         self.learner.model.draw_gates(&GateNoise::None);
-        let mut scores = Vec::new();
-        let yardstick = Yardstick { metrics: &self.metrics, positive: self.positive };
-        for split in &self.validation {
-            let mut progress = |done, total| {
-                self.observer.event(&Event::Evaluating { split: &split.name, done, total });
-                !self.stop.load(Ordering::Relaxed)
-            };
-            let batch_size = self.recipe.evaluation_batch_size;
-            match evaluate(&self.learner.model, split, yardstick, batch_size, &mut progress)? {
-                Some(found) => scores.push(found),
-                None => return Ok(false),
-            }
-        }
+        let mut progress = |split: &str, done, total| {
+            self.observer.event(&Event::Evaluating { split, done, total });
+            !self.stop.load(Ordering::Relaxed)
+        };
+        let batch_size = self.recipe.evaluation_batch_size;
+        let Some(scores) = self.material.evaluate(&self.learner.model, batch_size, &mut progress)? else {
+            return Ok(false);
+        };
         let gates = self.gate_shares();
         let score = evaluation::deciding_score(&scores, &self.recipe.best_metric);
         let seconds = started.elapsed().as_secs_f64();
@@ -394,8 +374,9 @@ impl<'a> Trainer<'a> {
             metrics: record.metrics.iter().map(|(name, value)| (name.clone(), finite(*value))).collect(),
             eligible: self.enough_removed(removed),
         };
-        // A lower loss is better, a higher value of anything else.
-        let sign = if self.recipe.best_metric == "loss" { -1.0 } else { 1.0 };
+        // A lower loss or perplexity is better, a higher value of anything else.
+        let falling = ["loss", Metric::Perplexity.name()];
+        let sign = if falling.contains(&self.recipe.best_metric.as_str()) { -1.0 } else { 1.0 };
         let rank =
             |best: &Best| (best.eligible, best.score.map_or(f64::NEG_INFINITY, |score| sign * score), best.removed);
         let better = self.standing.best.as_ref().is_none_or(|best| rank(&found) > rank(best));

@@ -99,10 +99,16 @@ fn every_stated_default_is_the_real_one() {
         toml::from_str(&partial.resolve().unwrap().to_toml().unwrap()).unwrap()
     };
     let mut values = table(paper());
+    let corpus = PartialRecipe { data: None, train: None, corpus: Some(vec![PathBuf::from("/texts")]), ..minimal() };
+    values.extend(table(corpus));
     values.extend(table(minimal()));
     for setting in &SETTINGS {
         let Some((_, stated)) = setting.description.split_once("[default: ") else { continue };
         let stated = stated.trim_end_matches(']').split(';').next().unwrap();
+        // Of the model, or of another setting.
+        if stated.contains(", or ") || stated.starts_with("half") {
+            continue;
+        }
         if stated.starts_with("found") || stated.starts_with("only for") || stated.starts_with("the task") {
             continue;
         }

@@ -38,7 +38,8 @@ impl Golden {
         let checkpoint = Checkpoint::open(&self.folder).unwrap();
         let purpose = Purpose::Training { method, gates: finegates_model::GateSettings::default() };
         let classes = self.json["classes"].as_u64().unwrap() as usize;
-        let options = LoadOptions { labels: Some(classes), seed: 1, purpose, keep_weights: false };
+        let options =
+            LoadOptions { labels: Some(classes), seed: 1, purpose, keep_weights: false, ..LoadOptions::default() };
         let (mut model, report) = Model::load(&checkpoint, &options).unwrap();
         assert!(report.initialised.is_empty(), "{report:?}");
         model.parameters(&mut |parameter| {

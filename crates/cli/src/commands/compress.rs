@@ -9,8 +9,10 @@ use finegates_checkpoint::{Checkpoint, Tokenizer};
 use finegates_compress::removal::Totals;
 use finegates_compress::{Report, Request, Source, synthetic_probe};
 use finegates_data::{Format, TextRows};
-use finegates_infer::{Artifact, Kind, Which};
+use finegates_infer::{Artifact, Kind, Loading, Which};
 use finegates_model::{Batch, Model};
+use finegates_train::Recipe;
+use finegates_train::material::Data;
 use serde::Serialize;
 
 use super::model::{Pair, TextColumns};
@@ -106,7 +108,8 @@ pub fn compress(
         bail!("{}: {kind}; expected a run (finegates train) or an adapter with gates", artifact.folder.display());
     };
     let base = artifact.open_checkpoint(&common.fetch())?;
-    let (model, loaded) = artifact.load_model(&base, true)?;
+    let loading = Loading { task: artifact.task(&base)?, keep_weights: true, ..Loading::default() };
+    let (model, loaded) = artifact.load_model(&base, &loading)?;
     if !loaded.initialised.is_empty() {
         let missing = loaded.initialised.join(", ");
         bail!("{}: no task head: neither it nor its base has {missing}; train it first", artifact.folder.display());
@@ -225,12 +228,34 @@ fn read_probe(path: &Path, arguments: &CompressArguments, size: usize) -> anyhow
 /// Texts of the run's own validation data, as far as they can still be read.
 fn own_validation_texts(artifact: &Artifact, size: usize) -> Vec<Pair> {
     let Ok(Some(recipe)) = super::eval::run_recipe(artifact) else { return Vec::new() };
+    if recipe.corpus.is_some() {
+        return corpus_texts(&recipe, size);
+    }
     let Ok(dataset) = finegates_data::Dataset::load(&recipe.dataset_options()) else {
         note("note: the run's own data are gone, so the models are compared on arbitrary tokens");
         return Vec::new();
     };
     let examples = dataset.validation.into_iter().flat_map(|split| split.examples);
     examples.take(size).map(|example| (example.text, example.pair)).collect()
+}
+
+/// The first lines of the text that a run on a corpus was judged by.
+fn corpus_texts(recipe: &Recipe, size: usize) -> Vec<Pair> {
+    let Ok(Data::Corpus(_, validation)) = Data::load(recipe) else {
+        note("note: the run's own texts are gone, so the models are compared on arbitrary tokens");
+        return Vec::new();
+    };
+    let mut texts = Vec::new();
+    for (_, corpus) in validation {
+        let mut reader = corpus.read();
+        while texts.len() < size
+            && let Ok(Some(piece)) = reader.read()
+        {
+            let lines = piece.text.lines().filter(|line| !line.trim().is_empty());
+            texts.extend(lines.take(size - texts.len()).map(|line| (line.to_owned(), None)));
+        }
+    }
+    texts
 }
 
 /// Texts as batches of sixteen.

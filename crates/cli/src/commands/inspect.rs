@@ -129,7 +129,7 @@ fn of_adapter(
         report.adapter = None;
         return Ok(report);
     }
-    let head_dimension = config.as_ref().map(|config| config.hidden / config.heads.max(1));
+    let head_dimension = config.as_ref().map(finegates_checkpoint::Config::head_dim);
     let (wiring, removal) = finegates_compress::adapter_removal(&adapter, head_dimension)
         .with_context(|| folder.join("adapter_model.safetensors").display().to_string())?;
     if let Some(config) = &config {

@@ -4,10 +4,14 @@ pub mod bench;
 pub mod completions;
 pub mod compress;
 pub mod eval;
+pub mod generate;
+pub mod import;
 pub mod inspect;
 pub mod model;
+pub mod perplexity;
 pub mod predict;
 pub mod quickstart;
+pub mod sparsify;
 pub mod train;
 
 use anyhow::Context;
@@ -28,12 +32,16 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<()> {
     let common = &arguments.common;
     match &arguments.command {
         Command::Train(command) => train::run(command, common),
+        Command::Sparsify(command) => sparsify::run(command, common),
+        Command::Generate(command) => generate::run(command, common),
+        Command::Perplexity(command) => perplexity::run(command, common),
         Command::Compress(command) => compress::run(command, common),
         Command::Eval(command) => eval::run(command, common),
         Command::Predict(command) => predict::run(command, common),
         Command::Inspect(command) => inspect::run(command, common),
         Command::Bench(command) => bench::run(command, common),
         Command::Quickstart(command) => quickstart::run(command, common),
+        Command::Import(command) => import::run(command, common),
         Command::Completions(command) => completions::run(command),
     }
 }

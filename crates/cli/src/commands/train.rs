@@ -47,22 +47,53 @@ second Ctrl-C aborts at once.";
 
 /// Train gates, biases and a task head on a frozen checkpoint
 #[derive(Args, Debug)]
-#[command(after_help = EXAMPLES)]
 pub struct TrainArguments {
     /// The run folder to make
     #[arg(long, short, value_name = "RUN", required_unless_present = "resume", help_heading = "Run")]
     output: Option<PathBuf>,
     /// Go on with a run that was stopped; its own recipe holds
     #[arg(long, value_name = "RUN", conflicts_with_all = ["output", "overwrite", "recipe"], help_heading = "Run")]
-    resume: Option<PathBuf>,
+    pub resume: Option<PathBuf>,
     /// Start anew in a run folder, removing what an earlier run left there
     #[arg(long, help_heading = "Run")]
     overwrite: bool,
     /// Take settings from a recipe file; flags win over it
     #[arg(long, value_name = "FILE", help_heading = "Run")]
-    recipe: Option<PathBuf>,
+    pub recipe: Option<PathBuf>,
     #[command(flatten)]
-    settings: PartialRecipe,
+    pub settings: PartialRecipe,
+}
+
+/// The text below the options.
+pub fn examples() -> &'static str {
+    EXAMPLES
+}
+
+/// Leaves the settings of a corpus out of the help.
+pub fn hide_corpus(argument: clap::Arg) -> clap::Arg {
+    let hidden = argument.get_help_heading() == Some("Corpus");
+    argument.hide(hidden)
+}
+
+/// Leaves the settings of labelled examples out of the help.
+pub fn hide_examples(argument: clap::Arg) -> clap::Arg {
+    const OF_EXAMPLES: [&str; 13] = [
+        "task",
+        "data",
+        "train",
+        "validation_fraction",
+        "text_pair",
+        "label",
+        "regression",
+        "skip_bad_rows",
+        "max_train_rows",
+        "max_validation_rows",
+        "max_length",
+        "epochs",
+        "length_bucketing",
+    ];
+    let hidden = OF_EXAMPLES.contains(&argument.get_id().as_str());
+    argument.hide(hidden)
 }
 
 /// What came of a run, with what its best and last model remove; the fields of the JSON object.
@@ -76,6 +107,9 @@ pub struct Outcome {
     pub last_removal: Option<Totals>,
     /// The stops of the budget with their compact models.
     pub curve: Option<Curve>,
+    /// Whether it learned the next token of a corpus.
+    #[serde(skip)]
+    pub of_corpus: bool,
 }
 
 /// Runs the command.
@@ -124,7 +158,7 @@ pub fn train(
     common: &Common,
     on_stop: &str,
 ) -> anyhow::Result<Outcome> {
-    let mut screen = Screen { output: common.output(), progress: TrainingProgress::new() };
+    let mut screen = Screen { output: common.output(), progress: TrainingProgress::new(), of_corpus: false };
     let latency_tables = finegates_checkpoint::source::own_cache("latency", &common.fetch()).ok();
     let options = RunOptions { folder: folder.to_owned(), mode, fetch: common.fetch(), latency_tables };
     let stop = interrupt::flag(on_stop)?;
@@ -132,7 +166,13 @@ pub fn train(
     screen.progress.finish();
     let summary = ended?;
     let removal = |which| removal_of(folder, which).map(|removal| removal.totals);
-    Ok(Outcome { best_removal: removal(Which::Best), last_removal: removal(Which::Last), summary, curve: None })
+    Ok(Outcome {
+        best_removal: removal(Which::Best),
+        last_removal: removal(Which::Last),
+        summary,
+        curve: None,
+        of_corpus: screen.of_corpus,
+    })
 }
 
 /// What compressing a run's model would remove; none where it has no gates.
@@ -140,13 +180,14 @@ pub fn removal_of(folder: &Path, which: Which) -> Option<Removal> {
     let artifact = Artifact::find(folder.to_str()?, &which, None, &Default::default()).ok()?;
     let adapter = artifact.read_adapter().ok()??;
     let config = finegates_checkpoint::Config::read(artifact.adapter.as_deref()?).ok()?;
-    let head_dimension = config.hidden / config.heads.max(1);
+    let head_dimension = config.head_dim();
     Some(finegates_compress::adapter_removal(&adapter, Some(head_dimension)).ok()?.1)
 }
 
 /// Shows events: lines as they come, progress in between.
 struct Screen {
     output: Output,
+    of_corpus: bool,
     progress: TrainingProgress,
 }
 
@@ -155,6 +196,7 @@ impl Screen {
         match event {
             Event::Note(text) => self.progress.line(&format!("note: {text}")),
             Event::Started(start) => {
+                self.of_corpus = start.tokens_per_sequence.is_some();
                 self.print(&starting_text(start));
                 self.progress.start(start);
             }
@@ -193,16 +235,19 @@ fn starting_text(start: &Start) -> String {
             _ => format!("{} ({name})", integer(*examples as u64)),
         })
         .collect();
-    let labels = if start.labels.is_empty() { "a number".to_owned() } else { names(&start.labels) };
+    let labels = match start.tokens_per_sequence {
+        Some(_) => "the next token".to_owned(),
+        None if start.labels.is_empty() => "a number".to_owned(),
+        None => names(&start.labels),
+    };
+    let examples = integer(start.train_examples as u64);
+    let validation = validation.join(" and ");
+    let data = match start.tokens_per_sequence {
+        Some(length) => ("sequences", format!("{examples} of {length} tokens, {validation} tokens to validate on")),
+        None => ("examples", format!("{examples} to train on, {validation} to validate on")),
+    };
     let mut lines = vec![
-        (
-            "examples",
-            format!(
-                "{} to train on, {} to validate on",
-                integer(start.train_examples as u64),
-                validation.join(" and ")
-            ),
-        ),
+        data,
         ("predicts", labels),
         (
             "trains",
@@ -272,9 +317,11 @@ fn closing_text(outcome: &Outcome, folder: &Path) -> String {
         lines.extend(last.gates.map(|gates| ("", gates_text(&gates))));
     }
     if summary.budget.is_none() && outcome.best_removal.is_some_and(|totals| totals.removed_with_liveness == 0) {
-        let hint =
-            "nothing is removed yet: gates close by and by; more --epochs or a higher --gate-learning-rate close more";
-        lines.push(("note", hint.to_owned()));
+        let longer = if outcome.of_corpus { "--tokens" } else { "--epochs" };
+        let hint = format!(
+            "nothing is removed yet: gates close by and by; more {longer} or a higher --gate-learning-rate close more"
+        );
+        lines.push(("note", hint));
     }
     if let Some(curve) = &outcome.curve {
         lines.push(("curve", format!("{}, curve.svg", folder.join("curve.json").display())));
@@ -287,6 +334,13 @@ fn closing_text(outcome: &Outcome, folder: &Path) -> String {
     let compact = outcome.curve.iter().flat_map(|curve| &curve.points).next_back();
     let next: Vec<String> = match (summary.ending, outcome.best_removal) {
         (Ending::Interrupted, _) => vec![format!("{program} train --resume {run}")],
+        _ if outcome.of_corpus => {
+            let model = compact.map_or_else(|| run.to_string(), |point| point.compact.clone());
+            vec![
+                format!("{program} perplexity {model} text.txt"),
+                format!("{program} generate {model} \"Once upon a time\""),
+            ]
+        }
         (_, Some(_)) if let Some(point) = compact => {
             vec![
                 format!("{program} predict {} texts.txt", point.compact),

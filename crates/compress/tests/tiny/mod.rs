@@ -9,10 +9,17 @@ use finegates_checkpoint::checkpoint::Checkpoint;
 use finegates_checkpoint::tensors::Tensor;
 use finegates_compress::{Error, Report, Request, Source, compress, synthetic_probe};
 use finegates_model::wiring::Wiring;
-use finegates_model::{Batch, LoadOptions, Method, Model};
+use finegates_model::{Batch, LoadOptions, Method, Model, Task};
 
-/// Families with a tiny model.
+/// Families of encoders with a tiny model.
 pub const FAMILIES: [&str; 5] = ["bert", "roberta", "xlm-roberta", "distilbert", "mpnet"];
+/// Tiny decoders: grouped heads, biases, sliding windows, tied embeddings and none of them.
+pub const DECODERS: [&str; 4] = ["llama", "llama3", "mistral", "qwen2"];
+
+/// Every tiny model.
+pub fn all() -> impl Iterator<Item = &'static str> {
+    FAMILIES.into_iter().chain(DECODERS)
+}
 
 /// A folder of `fixtures/tiny`.
 pub fn folder(family: &str) -> PathBuf {
@@ -55,14 +62,24 @@ impl Tiny {
     }
 
     pub fn load(family: &str) -> Tiny {
+        Tiny::load_for(Task::Classify, family)
+    }
+
+    pub fn load_for(task: Task, family: &str) -> Tiny {
         let base = checkpoint(family);
-        let (model, _) = Model::load(&base, &LoadOptions { keep_weights: true, ..LoadOptions::default() }).unwrap();
+        let options = LoadOptions { task, keep_weights: true, ..LoadOptions::default() };
+        let (model, _) = Model::load(&base, &options).unwrap();
         Tiny::new(base, model)
     }
 
     /// With gates; see [`adapter`].
-    pub fn gated(family: &str, mut theta: impl FnMut(usize, &str, usize) -> Option<f32>) -> Tiny {
-        let mut tiny = Tiny::load(family);
+    pub fn gated(family: &str, theta: impl FnMut(usize, &str, usize) -> Option<f32>) -> Tiny {
+        Tiny::gated_for(Task::Classify, family, theta)
+    }
+
+    /// With gates and a head for the task; see [`adapter`].
+    pub fn gated_for(task: Task, family: &str, mut theta: impl FnMut(usize, &str, usize) -> Option<f32>) -> Tiny {
+        let mut tiny = Tiny::load_for(task, family);
         let adapter = adapter(tiny.model.wiring(), &mut theta);
         tiny.model.apply_adapter(&adapter).unwrap();
         tiny
@@ -110,7 +127,12 @@ impl Tiny {
 
 /// The model in a compact folder.
 pub fn reload(folder: &Path) -> Model {
-    Model::load(&Checkpoint::open(folder).unwrap(), &LoadOptions::default()).unwrap().0
+    reload_for(Task::Classify, folder)
+}
+
+/// The model in a compact folder with a head for the task.
+pub fn reload_for(task: Task, folder: &Path) -> Model {
+    Model::load(&Checkpoint::open(folder).unwrap(), &LoadOptions { task, ..LoadOptions::default() }).unwrap().0
 }
 
 /// Sequences of every length the model takes up to 24, other than those of the synthetic probe.

@@ -9,20 +9,21 @@ pub(super) fn describe() -> Description {
     Description {
         prefix: "bert",
         word: "embeddings.word_embeddings",
-        position: "embeddings.position_embeddings",
+        position: Some("embeddings.position_embeddings"),
         segment: Some("embeddings.token_type_embeddings"),
-        embedding_norm: "embeddings.LayerNorm",
+        embedding_norm: Some("embeddings.LayerNorm"),
         relative_bias: None,
         attention_output_dropout: true,
         attention_norm: "attention.output.LayerNorm",
-        output_norm: "output.LayerNorm",
+        feed_forward_norm: "output.LayerNorm",
+        last_norm: None,
         layers: "encoder.layer",
         positions: Positions::FromZero,
-        head: HeadDescription {
+        head: Some(HeadDescription {
             dense: "bert.pooler.dense",
             output: "classifier",
             activation: Activation::Tanh,
             dropout_before: false,
-        },
+        }),
     }
 }

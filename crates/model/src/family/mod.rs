@@ -3,6 +3,7 @@
 
 mod bert;
 mod distilbert;
+mod llama;
 mod mpnet;
 mod roberta;
 #[cfg(test)]
@@ -16,33 +17,40 @@ use crate::embedding::Positions;
 /// Where a family keeps its tensors and how its parts differ.
 #[derive(Debug, Clone)]
 pub struct Description {
-    /// Prefix of the encoder's tensors in the sequence classification class, e.g. `bert`.
+    /// Prefix of the stack's tensors in the classes with a head, e.g. `bert`.
     pub prefix: &'static str,
     /// Modules under the prefix: word, position and segment embeddings, and their norm.
     pub word: &'static str,
-    /// Position table.
-    pub position: &'static str,
+    /// Position table, in families that have one.
+    pub position: Option<&'static str>,
     /// Segment table, in families that have segments.
     pub segment: Option<&'static str>,
-    /// Norm after the embeddings.
-    pub embedding_norm: &'static str,
+    /// Norm after the embeddings, in families that have one.
+    pub embedding_norm: Option<&'static str>,
     /// Relative position bias of all layers (MPNet).
     pub relative_bias: Option<&'static str>,
     /// Whether the output of attention is dropped out before it is added to the residual stream.
     pub attention_output_dropout: bool,
-    /// Norm after attention, under the layer.
+    /// Attention's norm, under the layer.
     pub attention_norm: &'static str,
-    /// Norm after feed-forward, under the layer.
-    pub output_norm: &'static str,
+    /// The feed-forward block's norm, under the layer.
+    pub feed_forward_norm: &'static str,
+    /// Norm after the last layer, in families that norm before their blocks.
+    pub last_norm: Option<&'static str>,
     /// The list of layers under the prefix.
     pub layers: &'static str,
     /// Numbering of positions.
     pub positions: Positions,
-    /// The head.
-    pub head: HeadDescription,
+    /// The classifier on the first token; none in decoders, whose heads all have the same form.
+    pub head: Option<HeadDescription>,
 }
 
-/// The head of a family.
+/// The output embedding of a decoder, where it is not the input embedding.
+pub const LANGUAGE_HEAD: &str = "lm_head";
+/// The classifier of a decoder.
+pub const LAST_TOKEN_HEAD: &str = "score";
+
+/// The classifier of an encoder's family.
 #[derive(Debug, Clone)]
 pub struct HeadDescription {
     /// Full name of the dense module.
@@ -63,6 +71,7 @@ impl Description {
             Family::Roberta | Family::XlmRoberta => roberta::describe(config),
             Family::DistilBert => distilbert::describe(),
             Family::MpNet => mpnet::describe(),
+            Family::Llama | Family::Mistral | Family::Qwen2 => llama::describe(),
         }
     }
 }

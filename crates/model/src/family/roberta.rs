@@ -10,12 +10,12 @@ pub(super) fn describe(config: &Config) -> Description {
     Description {
         prefix: "roberta",
         positions: Positions::AfterPadding(config.padding_id),
-        head: HeadDescription {
+        head: Some(HeadDescription {
             dense: "classifier.dense",
             output: "classifier.out_proj",
             activation: Activation::Tanh,
             dropout_before: true,
-        },
+        }),
         ..bert::describe()
     }
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use finegates_checkpoint::checkpoint::Checkpoint;
 
+use crate::head::Head;
+use crate::layer::LayerNorms;
 use crate::{Batch, GateNoise, GateSettings, LoadOptions, Method, Model, Purpose};
 
 const FAMILIES: [&str; 5] = ["bert", "roberta", "xlm-roberta", "distilbert", "mpnet"];
@@ -25,17 +27,21 @@ fn batch() -> Batch {
 /// The rates of a model's dropouts, site by site; of every layer the same.
 fn rates(model: &mut Model) -> [(&'static str, Vec<&mut f32>); 5] {
     let (mut probabilities, mut attention_output, mut feed_forward_output) = (Vec::new(), Vec::new(), Vec::new());
-    for layer in &mut model.encoder.layers {
-        probabilities.push(&mut layer.attention.attention_dropout);
-        attention_output.push(&mut layer.attention.hidden_dropout);
-        feed_forward_output.push(&mut layer.feed_forward.hidden_dropout);
+    for layer in &mut model.stack.layers {
+        probabilities.push(&mut layer.attention.dropout);
+        let LayerNorms::After { dropouts: [attention, feed_forward], .. } = &mut layer.norms else {
+            panic!("an encoder norms after its blocks");
+        };
+        attention_output.push(attention);
+        feed_forward_output.push(feed_forward);
     }
+    let Head::FirstToken(head) = &mut model.head else { panic!("an encoder's classifier reads the first token") };
     [
         ("embeddings", vec![&mut model.embeddings.dropout]),
         ("attention probabilities", probabilities),
         ("attention output", attention_output),
         ("feed-forward output", feed_forward_output),
-        ("head", vec![&mut model.head.dropout]),
+        ("head", vec![&mut head.dropout]),
     ]
 }
 

@@ -5,12 +5,12 @@ use finegates_checkpoint::Checkpoint;
 
 use crate::error::Error;
 use crate::family::Description;
-use crate::wiring::EncoderShape;
+use crate::wiring::StackShape;
 
 /// Largest new head that is made whatever the file's size, in bytes: beyond 4096 dimensions.
 const NEW_HEAD_BYTES: u64 = 128 << 20;
 
-/// Checks every tensor that the encoder consists of.
+/// Checks every tensor that the model without its head consists of.
 ///
 /// # Errors
 /// The first tensor that is missing or of another shape, by name.
@@ -19,34 +19,42 @@ pub(crate) fn check(checkpoint: &Checkpoint) -> Result<(), Error> {
     let prefix = description.prefix;
     let norm = |path: &str| {
         checkpoint.check(&format!("{path}.weight"), &[config.hidden])?;
-        checkpoint.check(&format!("{path}.bias"), &[config.hidden])
+        match config.decoder {
+            Some(_) => Ok(()),
+            None => checkpoint.check(&format!("{path}.bias"), &[config.hidden]),
+        }
     };
-    for module in [description.word, description.position].into_iter().chain(description.segment) {
+    for module in std::iter::once(description.word).chain(description.position).chain(description.segment) {
         let name = format!("{prefix}.{module}.weight");
         // How many rows a table has, the file decides.
         let rows = checkpoint.find(&name).and_then(|found| checkpoint.tensors.shape(&found)?.first().copied());
         checkpoint.check(&name, &[rows.unwrap_or(0), config.hidden])?;
     }
-    norm(&format!("{prefix}.{}", description.embedding_norm))?;
+    for module in description.embedding_norm.into_iter().chain(description.last_norm) {
+        norm(&format!("{prefix}.{module}"))?;
+    }
     if let Some(module) = description.relative_bias {
         let shape = [config.relative_attention_buckets, config.heads];
         checkpoint.check(&format!("{prefix}.{module}.weight"), &shape)?;
     }
-    let shape = EncoderShape::of(config);
+    let shape = StackShape::of(config);
     for layer in 0..config.layers {
-        for (_, path, rows, columns) in shape.projections(config.family, layer) {
+        for wired in shape.projections(config.family, layer) {
+            let (path, sizes) = (wired.path, (wired.rows, wired.columns));
             match &config.compact {
                 // What is left of it was checked when the checkpoint was opened.
-                Some(compact) => check_declared(&path, compact.projections.get(&path).copied(), (rows, columns))?,
+                Some(compact) => check_declared(&path, compact.projections.get(&path).copied(), sizes)?,
                 None => {
-                    checkpoint.check(&format!("{path}.weight"), &[rows, columns])?;
-                    checkpoint.check(&format!("{path}.bias"), &[rows])?;
+                    checkpoint.check(&format!("{path}.weight"), &[wired.rows, wired.columns])?;
+                    if wired.bias {
+                        checkpoint.check(&format!("{path}.bias"), &[wired.rows])?;
+                    }
                 }
             }
         }
         let layer = format!("{prefix}.{}.{layer}", description.layers);
         norm(&format!("{layer}.{}", description.attention_norm))?;
-        norm(&format!("{layer}.{}", description.output_norm))?;
+        norm(&format!("{layer}.{}", description.feed_forward_norm))?;
     }
     Ok(())
 }

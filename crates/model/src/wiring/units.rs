@@ -129,11 +129,11 @@ mod tests {
     use super::*;
     use finegates_checkpoint::config::Family;
 
-    use super::super::EncoderShape;
+    use super::super::StackShape;
 
     fn encoder() -> Wiring {
-        let shape = EncoderShape { layers: 2, hidden: 8, heads: 2, feed_forward: 6, zero_to_zero: true };
-        Wiring::encoder(Family::Bert, &shape).expect("a wiring")
+        let shape = StackShape::encoder(2, 8, 2, 6);
+        Wiring::stack(Family::Bert, &shape).expect("a wiring")
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! The ranges of the settings.
 
+use finegates_kernels::matrix::Precision;
+use finegates_model::Method;
+
+use crate::budget::Measure;
 use crate::metrics::Metric;
 use crate::recipe::{Recipe, RecipeError};
 use crate::schedule::Interval;
@@ -29,6 +33,19 @@ impl Recipe {
         at_least_one("evaluation_batch_size", self.evaluation_batch_size)?;
         at_least_one("gradient_accumulation", self.gradient_accumulation)?;
         at_least_one("threads", self.threads.unwrap_or(1))?;
+        at_least_one("shuffle_window", self.shuffle_window.unwrap_or(1))?;
+        at_least_one("perplexity_stride", self.perplexity_stride.unwrap_or(1))?;
+        for (name, tokens) in
+            [("tokens_per_sequence", self.tokens_per_sequence), ("perplexity_window", self.perplexity_window)]
+        {
+            if let Some(found) = tokens.filter(|&tokens| tokens < 2) {
+                // The first token of a sequence is predicted by nothing.
+                return Err(RecipeError::OutOfRange { name, expected: "at least 2", found: found.to_string() });
+            }
+        }
+        if self.tokens == Some(0) {
+            return Err(RecipeError::OutOfRange { name: "tokens", expected: "at least 1", found: "0".to_owned() });
+        }
         // What a run does not have is in range.
         let or = |value: Option<f64>, without: f64| value.unwrap_or(without);
         share("target_sparsity", or(self.target_sparsity, 0.0))?;
@@ -82,6 +99,18 @@ impl Recipe {
                 return Err(RecipeError::OutOfRange { name, expected, found: "0 steps".to_owned() });
             }
         }
+        if *self.precision == Precision::Bf16 {
+            let unfit = [
+                (*self.method == Method::Full, "f32: with method full all weights train, and those are f32"),
+                (
+                    self.budget.as_ref().is_some_and(|budget| matches!(budget.measure, Measure::Latency { .. })),
+                    "f32: times for a latency budget are measured in f32 alone",
+                ),
+            ];
+            if let Some((_, expected)) = unfit.into_iter().find(|(unfit, _)| *unfit) {
+                return Err(RecipeError::OutOfRange { name: "precision", expected, found: "bf16".to_owned() });
+            }
+        }
         self.check_metric()?;
         // Every setting can be written down, or the run could not be resumed.
         self.table().map(drop)
@@ -92,6 +121,7 @@ impl Recipe {
         let of_classes = [Metric::Accuracy, Metric::F1, Metric::MacroF1, Metric::Matthews];
         let fits = |metrics: &[Metric]| metrics.iter().any(|metric| metric.name() == self.best_metric);
         let (expected, known) = match self.regression {
+            _ if self.corpus.is_some() => ("perplexity or loss", fits(&[Metric::Perplexity])),
             true => ("pearson, spearman or loss", fits(&of_values)),
             false => ("accuracy, f1, macro_f1, matthews or loss", fits(&of_classes)),
         };

@@ -3,12 +3,14 @@
 
 use std::path::PathBuf;
 
-use finegates_data::GlueTask;
+use finegates_data::{GlueTask, TextDocuments};
+use finegates_kernels::matrix::Precision;
 use finegates_model::Method;
 use serde::{Deserialize, Serialize};
 
 use crate::budget::Budget;
 use crate::by_name::ByName;
+use crate::metrics::Metric;
 use crate::recipe::{Context, Objective, RecipeError, toml_value};
 use crate::schedule::{Interval, Shape};
 
@@ -94,7 +96,8 @@ macro_rules! settings {
                 let method = self.method.map_or(Method::Gates, |method| method.0);
                 let regression = self.regression.unwrap_or(self.task == Some(GlueTask::Stsb));
                 let objective = self.objective.map(|objective| objective.0);
-                let $context = Context { method, objective, task: self.task, regression };
+                let corpus = self.corpus.is_some();
+                let $context = Context { method, objective, corpus, task: self.task, regression };
                 Recipe { $($( $name: resolved_value!(self.$name $(, $default)?), )+)+ }
             }
         }
@@ -142,6 +145,22 @@ settings! { context =>
         (long, value_name = "N") max_validation_rows: [usize];
         /// Longest sequence in tokens; longer ones are cut, and counted [default: 512]
         (long, value_name = "TOKENS") max_length: [usize] = 512;
+    }
+    "Corpus" {
+        /// Text to learn the next token from: a .txt, .jsonl or .parquet file or a folder of them; repeat for several
+        (long, value_name = "PATH") corpus: [Vec<PathBuf>];
+        /// What one document of a text file is: file or line [default: file]
+        (long, value_name = "DOCUMENT") documents: [ByName<TextDocuments>];
+        /// Tokens to train on in all; a corpus that ends begins again [default: 1000000]
+        (long, value_name = "TOKENS") tokens: [u64];
+        /// Tokens of a sequence; documents are joined and cut [default: 256]
+        (long, value_name = "TOKENS") tokens_per_sequence: [usize];
+        /// Sequences that are shuffled among each other, 1 for the order of the corpus [default: 1024]
+        (long, value_name = "N") shuffle_window: [usize];
+        /// Tokens of a window that perplexity is measured in [default: 1024, or what the model takes]
+        (long, value_name = "TOKENS") perplexity_window: [usize];
+        /// Tokens from one window of perplexity to the next [default: half the window]
+        (long, value_name = "TOKENS") perplexity_stride: [usize];
     }
     "Method" {
         /// What trains: gates (with biases and head), bitfit (biases and head) or full (everything) [default: gates]
@@ -221,12 +240,19 @@ settings! { context =>
         (long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")
         length_bucketing: [bool] = false;
     }
+    "Arithmetic" {
+        /// What frozen weights are held in: f32 or bf16, which takes half the memory; sums are f32 [default: f32]
+        (long, value_name = "PRECISION") precision: [ByName<Precision>] = ByName(Precision::F32);
+    }
     "Evaluation and saving" {
-        /// How often to evaluate, as "1 epoch" or "500 steps" [default: 1 epoch]
-        (long, value_name = "INTERVAL") evaluate_every: [ByName<Interval>] = ByName(Interval::Epochs(1.0));
+        /// How often to evaluate, as "1 epoch" or "500 steps"; an epoch of a corpus is the whole run [default: 1 epoch; of a
+        /// corpus 0.1 epochs]
+        (long, value_name = "INTERVAL")
+        evaluate_every: [ByName<Interval>] = ByName(Interval::Epochs(if context.corpus { 0.1 } else { 1.0 }));
         /// Sequences in a pass of evaluation [default: 32]
         (long, value_name = "N") evaluation_batch_size: [usize] = 32;
-        /// What tells the best evaluation: accuracy, f1, macro_f1, matthews, pearson, spearman or loss [default: the task's own]
+        /// What tells the best evaluation: accuracy, f1, macro_f1, matthews, pearson, spearman, perplexity or loss [default: the
+        /// task's own]
         (long, value_name = "METRIC") best_metric: [String] = context.best_metric();
         /// Share of the gated parameters that must be removed for an evaluation to be the best one [default: 0]
         (long, value_name = "SHARE") best_min_removed: [f64] = 0.0;
@@ -266,6 +292,9 @@ impl Context {
     }
 
     fn best_metric(&self) -> String {
+        if self.corpus {
+            return Metric::Perplexity.name().to_owned();
+        }
         match (self.task, self.regression) {
             (_, true) => "pearson",
             (Some(GlueTask::Cola), false) => "matthews",
