@@ -3,7 +3,7 @@
 
 use finegates_kernels::attention::{self as kernels, Layout, Mask};
 use finegates_kernels::dropout::Dropout;
-use finegates_kernels::matrix::Activation;
+use finegates_kernels::matrix::{self, Activation};
 use finegates_kernels::{random, rotary};
 
 use crate::heads::Heads;
@@ -165,12 +165,13 @@ impl Attention {
     /// Fills queries, keys and values from `x` `[T, D]`, turned.
     pub(crate) fn project(&self, x: &[f32], pass: &Pass<'_>, saved: &mut AttentionSaved) {
         let rows = pass.rows();
-        for (projection, buffer) in
-            [(&self.query, &mut saved.query), (&self.key, &mut saved.key), (&self.value, &mut saved.value)]
-        {
+        let project = |projection: &Projection, buffer: &mut Vec<f32>| {
             resized(buffer, rows * projection.output_width());
             projection.forward(x, rows, buffer, Activation::None);
-        }
+        };
+        let AttentionSaved { query, key, value, .. } = saved;
+        let key_and_value = || matrix::together(rows, || project(&self.key, key), || project(&self.value, value));
+        matrix::together(rows, || project(&self.query, query), key_and_value);
         self.turn(pass, &mut saved.query, &mut saved.key, rotary::rotate);
     }
 

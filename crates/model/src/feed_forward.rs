@@ -1,7 +1,7 @@
 //! Feed-forward block without its norm and residual: `down(activation(up x))`, or `down(activation(gate x) · up x)` (SwiGLU).
 
 use finegates_kernels::activation as kernels;
-use finegates_kernels::matrix::Activation;
+use finegates_kernels::matrix::{self, Activation};
 
 use crate::attention::{Scratch, resized, zeroed};
 use crate::projection::Projection;
@@ -51,8 +51,12 @@ impl FeedForward {
             Some(gate) => {
                 resized(&mut saved.gate, length);
                 resized(&mut saved.inner, length);
-                gate.forward(x, rows, &mut saved.gate, Activation::None);
-                self.up.forward(x, rows, &mut saved.inner, Activation::None);
+                let FeedForwardSaved { gate: gated, inner, .. } = saved;
+                matrix::together(
+                    rows,
+                    || gate.forward(x, rows, gated, Activation::None),
+                    || self.up.forward(x, rows, inner, Activation::None),
+                );
                 kernels::gated(self.activation, &saved.gate, &saved.inner, &mut saved.activated);
             }
         }

@@ -58,6 +58,17 @@ pub struct Output<'a> {
     pub add: bool,
 }
 
+/// Runs two pieces of work that each do products of `rows` rows. A few rows take no longer than reading the weights, so that
+/// a second hand-over between threads shows: both then go to the pool at once. More rows run one after the other.
+pub fn together(rows: usize, one: impl FnOnce() + Send, other: impl FnOnce() + Send) {
+    if rows <= stream::most_rows(cpu::isa()) && rayon::current_num_threads() > 1 {
+        rayon::join(one, other);
+    } else {
+        one();
+        other();
+    }
+}
+
 /// `out[t, n] = activation(scale[n] · (Σ_k a[t, k] · B[n, k] + bias[n]))`, or `+=`.
 ///
 /// `a` is `input` after gather and scale. `depth` says which depth rows of the packed weight pair with the `k` columns of the
