@@ -217,13 +217,18 @@ pub struct Config {
 
 impl Config {
     /// The class of transformers that `architectures` names first.
-    pub fn architecture(&self) -> Option<&str> {
+    fn architecture(&self) -> Option<&str> {
         self.raw.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str)
     }
 
     /// Whether `architectures` names a language model.
     pub fn is_language_model(&self) -> bool {
         self.architecture().is_some_and(|class| Some(class) == self.family.language_class())
+    }
+
+    /// Whether `architectures` names a sequence classifier.
+    pub fn is_classifier(&self) -> bool {
+        self.architecture() == Some(self.family.classifier_class())
     }
 
     /// `E`, the dimensions of a head before any compression.

@@ -259,20 +259,23 @@ impl Artifact {
         Ok(checkpoint.config.labels.clone())
     }
 
-    /// What its head was trained to predict: as its adapter or its config says.
+    /// What its head was trained to predict: as its adapter says, or else the class that its config names; none where
+    /// neither says it.
     ///
     /// # Errors
     /// As [`Artifact::read_adapter`].
-    pub fn task(&self, checkpoint: &Checkpoint) -> Result<Task, Error> {
-        let language = match self.read_adapter()? {
-            Some(adapter) => adapter.config.task_type.as_deref() == Some("CAUSAL_LM"),
-            None => checkpoint.config.is_language_model(),
-        };
-        Ok(if language { Task::Language } else { Task::Classify })
+    pub fn task(&self, checkpoint: &Checkpoint) -> Result<Option<Task>, Error> {
+        let of = |language: bool| Some(if language { Task::Language } else { Task::Classify });
+        Ok(match self.read_adapter()? {
+            Some(adapter) => of(adapter.config.task_type.as_deref() == Some("CAUSAL_LM")),
+            None if checkpoint.config.is_language_model() => Some(Task::Language),
+            None if checkpoint.config.is_classifier() => Some(Task::Classify),
+            None => None,
+        })
     }
 
-    /// Loads the model at evaluation with a head for the task, adapter applied. The report lists head tensors that neither the checkpoint nor the
-    /// adapter has.
+    /// Loads the model at evaluation with a head for the task, adapter applied. The report lists head tensors that
+    /// neither the checkpoint nor the adapter has.
     ///
     /// # Errors
     /// Files that cannot be read or do not fit together.

@@ -101,7 +101,7 @@ impl Engine {
     /// As [`Engine::load`], but for the tokenizer.
     pub fn without_tokenizer(artifact: Artifact, options: &Options<'_>) -> Result<Engine, Error> {
         let checkpoint = artifact.open_checkpoint(&options.fetch)?;
-        if artifact.adapter.is_some() && artifact.task(&checkpoint)? == Task::Language {
+        if artifact.adapter.is_some() && artifact.task(&checkpoint)? == Some(Task::Language) {
             return Err(Error::LanguageModel { path: artifact.folder.clone() });
         }
         let (model, report) =

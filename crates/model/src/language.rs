@@ -11,7 +11,7 @@ use crate::projection::Projection;
 const ROWS: usize = 128;
 
 /// A target that is not to be predicted.
-pub const NO_TARGET: u32 = u32::MAX;
+pub const NO_TARGET: u32 = loss::IGNORED;
 
 /// The output embedding of a decoder.
 #[derive(Debug, Clone)]

@@ -187,11 +187,11 @@ impl Layer {
 
     /// The norms' parameters, attention's first.
     pub fn norm_parameters(&self) -> impl Iterator<Item = &Parameter> {
-        let (parameters, count) = match &self.norms {
-            LayerNorms::After { attention: a, feed_forward: f, .. } => ([&a.gamma, &a.beta, &f.gamma, &f.beta], 4),
-            LayerNorms::Before { attention: a, feed_forward: f } => ([&a.gamma, &f.gamma, &f.gamma, &f.gamma], 2),
+        let parameters = match &self.norms {
+            LayerNorms::After { attention: a, feed_forward: f, .. } => vec![&a.gamma, &a.beta, &f.gamma, &f.beta],
+            LayerNorms::Before { attention: a, feed_forward: f } => vec![&a.gamma, &f.gamma],
         };
-        parameters.into_iter().take(count)
+        parameters.into_iter()
     }
 
     /// Shows every trainable parameter in a fixed order.

@@ -24,10 +24,7 @@ pub struct StackSaved {
 impl StackSaved {
     /// Room for the stack's input, `[T, D]`, to be filled before [`Stack::forward`].
     pub fn input(&mut self, length: usize) -> &mut [f32] {
-        if self.layers.is_empty() {
-            self.layers.push(LayerSaved::default());
-        }
-        let input = &mut self.layers[0].input;
+        let input = &mut self.first_layer().input;
         resized(input, length);
         input
     }

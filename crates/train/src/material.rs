@@ -2,7 +2,7 @@
 //! asks for the batch of a pass and for scores, and knows no more of either.
 
 use finegates_checkpoint::{Config, Tokenizer};
-use finegates_data::{Blocks, BlocksState, Corpus, CorpusOptions, Dataset, Labels, Piece, Windows};
+use finegates_data::{Blocks, BlocksState, Corpus, CorpusOptions, Dataset, Labels, PIECE_BYTES, Piece, Windows};
 use finegates_kernels::random;
 use finegates_model::language::NO_TARGET;
 use finegates_model::{Batch, Model};
@@ -16,8 +16,8 @@ use crate::observer::Observer;
 use crate::plan::Pass;
 use crate::recipe::Recipe;
 
-/// Longest piece of a text in tokens: a piece has at most as many bytes, and no byte becomes more tokens than this allows.
-const PIECE_TOKENS: usize = 1 << 22;
+/// More tokens than any piece of a text becomes: a byte is hardly ever more than one.
+const PIECE_TOKENS: usize = 64 * PIECE_BYTES;
 
 /// What a run is made from.
 #[derive(Debug)]

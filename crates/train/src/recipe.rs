@@ -15,6 +15,7 @@ use finegates_checkpoint::read::{SETTINGS_LIMIT_BYTES, read_text};
 use finegates_data::{ColumnChoice, DatasetOptions, GlueTask};
 use finegates_model::Method;
 
+pub use corpus::OF_EXAMPLES;
 pub use objective::{Closings, Objective};
 pub use settings::{PartialRecipe, Recipe, SETTINGS, Setting};
 

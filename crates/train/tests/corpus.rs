@@ -187,6 +187,11 @@ fn a_step_that_fails_is_made_again_with_the_same_sequences() {
     let broken = PartialRecipe { gate_learning_rate: Some(1e30), clip_norm: Some(0.0), ..recipe(&workshop) };
     let error = workshop.run(broken, "run", Mode::New).unwrap_err();
     assert!(matches!(error, Error::NotFinite { .. }), "{error}");
+    let (standing, _) = finegates_train::state::read(&workshop.path("run/state/state.safetensors")).unwrap();
+    let place = standing.corpus.unwrap();
+    assert!(standing.step > 0, "it learned something first");
+    // Four sequences a step, eight to a run of shuffled ones; none of those that the failed step read.
+    assert_eq!(8 * place.run + place.taken, 4 * standing.step);
     let again = workshop.run(PartialRecipe::default(), "run", Mode::Resume).unwrap_err();
     assert_eq!(again.to_string(), error.to_string());
 }

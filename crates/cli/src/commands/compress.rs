@@ -108,7 +108,7 @@ pub fn compress(
         bail!("{}: {kind}; expected a run (finegates train) or an adapter with gates", artifact.folder.display());
     };
     let base = artifact.open_checkpoint(&common.fetch())?;
-    let loading = Loading { task: artifact.task(&base)?, keep_weights: true, ..Loading::default() };
+    let loading = Loading { task: artifact.task(&base)?.unwrap_or_default(), keep_weights: true, ..Loading::default() };
     let (model, loaded) = artifact.load_model(&base, &loading)?;
     if !loaded.initialised.is_empty() {
         let missing = loaded.initialised.join(", ");

@@ -40,12 +40,8 @@ impl Chosen {
     pub fn language_model(&self, name: &str, common: &Common) -> anyhow::Result<LanguageModel> {
         let artifact = Artifact::find(name, &self.checkpoint, self.base.as_deref(), &common.fetch())?;
         let checkpoint = artifact.open_checkpoint(&common.fetch())?;
-        let class = checkpoint.config.family.classifier_class();
-        let classifier = match artifact.adapter {
-            Some(_) => artifact.task(&checkpoint)? == Task::Classify,
-            None => checkpoint.config.architecture() == Some(class),
-        };
-        if classifier && checkpoint.config.family.is_decoder() {
+        let classifies = artifact.task(&checkpoint)? == Some(Task::Classify);
+        if classifies && checkpoint.config.family.is_decoder() {
             bail!("{name}: is a classifier and predicts no next token; finegates predict answers with it");
         }
         let loading = Loading { task: Task::Language, precision: self.precision, ..Loading::default() };

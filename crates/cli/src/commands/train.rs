@@ -10,6 +10,7 @@ use finegates_infer::{Artifact, Which};
 use finegates_model::Method;
 use finegates_train::budget::Measure;
 use finegates_train::observer::{Best, EvaluationRecord, GateShares, Start};
+use finegates_train::recipe::OF_EXAMPLES;
 use finegates_train::{Ending, Event, Mode, PartialRecipe, RunOptions, Summary};
 use serde::Serialize;
 
@@ -77,21 +78,6 @@ pub fn hide_corpus(argument: clap::Arg) -> clap::Arg {
 
 /// Leaves the settings of labelled examples out of the help.
 pub fn hide_examples(argument: clap::Arg) -> clap::Arg {
-    const OF_EXAMPLES: [&str; 13] = [
-        "task",
-        "data",
-        "train",
-        "validation_fraction",
-        "text_pair",
-        "label",
-        "regression",
-        "skip_bad_rows",
-        "max_train_rows",
-        "max_validation_rows",
-        "max_length",
-        "epochs",
-        "length_bucketing",
-    ];
     let hidden = OF_EXAMPLES.contains(&argument.get_id().as_str());
     argument.hide(hidden)
 }

@@ -8,11 +8,34 @@ use crate::recipe::{PartialRecipe, Recipe, RecipeError};
 /// How perplexity is measured where nobody says: windows of so many tokens.
 const PERPLEXITY_WINDOW: usize = 1024;
 
+/// Settings that only a run on labelled examples has.
+pub const OF_EXAMPLES: [&str; 14] = [
+    "task",
+    "data",
+    "train",
+    "validation_fraction",
+    "text_pair",
+    "label",
+    "regression",
+    "skip_bad_rows",
+    "max_train_rows",
+    "max_validation_rows",
+    "max_length",
+    "epochs",
+    "length_bucketing",
+    "evaluation_batch_size",
+];
+
 macro_rules! first_given {
     ($recipe:expr, $($name:ident)+) => { [$($recipe.$name.is_some().then_some(stringify!($name))),+].into_iter().flatten().next() };
 }
 
 impl PartialRecipe {
+    /// What a recipe of a corpus that says nothing of examples holds about them.
+    fn silent() -> Result<toml::Table, RecipeError> {
+        PartialRecipe { corpus: Some(Vec::new()), ..PartialRecipe::default() }.with_defaults().table()
+    }
+
     /// Settles the settings of a corpus; a run without one has none of them.
     pub(super) fn settle_corpus(&mut self) -> Result<(), RecipeError> {
         if self.corpus.is_none() {
@@ -24,19 +47,10 @@ impl PartialRecipe {
             let reason = "only a run on a corpus has it, and this one is on labelled examples";
             return given.map_or(Ok(()), |name| Err(RecipeError::OtherData { name, reason }));
         }
-        let given =
-            first_given!(self, task data train validation_fraction text_pair label max_train_rows max_validation_rows);
-        // A recipe that was written down names these, whatever it is of.
-        let changed = [
-            ("regression", self.regression == Some(true)),
-            ("skip_bad_rows", self.skip_bad_rows == Some(true)),
-            ("length_bucketing", self.length_bucketing == Some(true)),
-            ("epochs", self.epochs.is_some_and(|epochs| epochs != 1.0)),
-            ("max_length", self.max_length.is_some_and(|length| length != 512)),
-            ("evaluation_batch_size", self.evaluation_batch_size.is_some_and(|size| size != 32)),
-        ];
-        let changed = changed.iter().find(|(_, changed)| *changed).map(|(name, _)| *name);
-        if let Some(name) = given.or(changed) {
+        // A recipe that was written down names some of these whatever it is of, with what they are by default.
+        let (given, silent) = (self.table()?, PartialRecipe::silent()?);
+        let meant = |name: &&&str| given.get(**name).is_some_and(|value| silent.get(**name) != Some(value));
+        if let Some(name) = OF_EXAMPLES.iter().find(meant) {
             let reason = "only a run on labelled examples has it, and this one is on a corpus";
             return Err(RecipeError::OtherData { name, reason });
         }
@@ -45,7 +59,6 @@ impl PartialRecipe {
                 ("gates or full: a language model has no head of its own to train", method.to_string());
             return Err(RecipeError::OutOfRange { name: "method", expected, found });
         }
-        self.epochs = Some(1.0);
         self.documents.get_or_insert_default();
         if self.max_steps.is_some() && self.tokens.is_some() {
             let reason = "max_steps says how long the run is as well";

@@ -233,7 +233,7 @@ settings! { context =>
         /// Passes that make one step together [default: 1]
         (long, value_name = "N") gradient_accumulation: [usize] = 1;
         /// Times the training rows are gone through; parts of one allowed [default: 10; full 3]
-        (long, value_name = "N") epochs: [f64] = context.pick(10.0, 10.0, 3.0);
+        (long, value_name = "N") epochs: [f64] = if context.corpus { 1.0 } else { context.pick(10.0, 10.0, 3.0) };
         /// Stop after so many steps; wins over the epochs
         (long, value_name = "N") max_steps: [u64];
         /// Put sequences of similar lengths into one batch [default: false]
