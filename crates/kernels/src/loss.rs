@@ -210,22 +210,23 @@ pub fn token_cross_entropy(logits: &mut [f32], targets: &[u32], v: usize, factor
 }
 
 /// `τ² KL(softmax(teacher / τ) ‖ softmax(logits / τ))` of each row (G. Hinton et al., 2015); the logits, the student's, are
-/// overwritten by `factor` times its gradient, `τ (p − p_teacher)`.
+/// overwritten by `factor` times its gradient, `τ (p − p_teacher)`. Both are 0 where the target is [`IGNORED`].
 ///
 /// # Shapes
-/// `logits`, `teacher` `[T, v]`; `losses` `[T]`.
+/// `logits`, `teacher` `[T, v]`; `targets`, `losses` `[T]`.
 ///
 /// # Panics
-/// If a shape does not fit or the temperature is not positive.
+/// If a shape does not fit, a target is neither below `v` nor [`IGNORED`] or the temperature is not positive.
 pub fn token_distillation(
     logits: &mut [f32],
     teacher: &[f32],
+    targets: &[u32],
     v: usize,
     temperature: f32,
     factor: f32,
     losses: &mut [f64],
 ) {
-    assert_eq!(logits.len(), losses.len() * v, "token_distillation: one row of {v} logits a loss");
+    check_targets("token_distillation", logits.len(), targets, v, losses.len());
     assert_eq!(teacher.len(), logits.len(), "token_distillation: as many logits of the teacher as of the student");
     assert!(temperature > 0.0 && temperature.is_finite(), "token_distillation: a positive temperature");
     if v == 0 {
@@ -240,8 +241,16 @@ pub fn token_distillation(
         for (row, loss) in (first..).zip(losses) {
             // SAFETY: every task has rows of its own.
             let logits = unsafe { logits.slice(row * v, v) };
-            let divergence = row_divergence(isa, logits, &teacher[row * v..][..v], inverse, factor);
-            *loss = temperature * temperature * divergence;
+            *loss = match targets[row] {
+                IGNORED => {
+                    logits.fill(0.0);
+                    0.0
+                }
+                _ => {
+                    let teacher = &teacher[row * v..][..v];
+                    temperature * temperature * row_divergence(isa, logits, teacher, inverse, factor)
+                }
+            };
         }
     });
 }

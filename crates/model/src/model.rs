@@ -12,7 +12,7 @@ use crate::embedding::{EmbeddingSaved, Embeddings};
 use crate::error::Error;
 use crate::gate::{GateNoise, GateState};
 use crate::head::{Head, HeadSaved};
-use crate::language::LanguageScratch;
+use crate::language::{Distillation, LanguageScratch, Lesson};
 use crate::load::{self, LoadOptions, LoadReport, Task};
 use crate::parameter::{Parameter, ParameterMut};
 use crate::penalty::Penalty;
@@ -260,19 +260,21 @@ impl Model {
     }
 
     /// One training pass of a language model with the gates of the last draw, forward and backward: the sum of
-    /// `−log p(target)` over the tokens; adds `factor` times its gradient to everything that trains.
+    /// `−log p(target)` over the tokens, or of what a distillation makes of it; adds `factor` times its gradient to everything
+    /// that trains.
     ///
     /// # Errors
-    /// As [`Model::forward`].
+    /// As [`Model::forward`], of the teacher as well.
     ///
     /// # Panics
-    /// If there is not one target a token, or this is no language model.
+    /// If there is not one target a token, or this or the teacher is no language model, or of another vocabulary.
     pub fn language_pass(
         &mut self,
         batch: &Batch,
         targets: &[u32],
         factor: f32,
         dropout_key: Option<u64>,
+        distillation: Option<&Distillation<'_>>,
     ) -> Result<f64, Error> {
         assert_eq!(targets.len(), batch.tokens_count(), "one target a token");
         let mut saved = std::mem::take(&mut self.saved);
@@ -286,7 +288,17 @@ impl Model {
         let Workspace { stack, language, .. } = &mut self.saved;
         let (output, gradient) = stack.output_and_gradient();
         crate::attention::zeroed(gradient, output.len());
-        let total = head.loss_and_backward(output, targets, factor, gradient, language);
+        let total = match distillation {
+            None => head.loss_and_backward(output, targets, factor, None, gradient, language),
+            Some(&Distillation { teacher, share, temperature }) => {
+                let Head::Language(teaching) = &teacher.head else { panic!("a teacher without a language head") };
+                teacher.with_workspace(|workspace| {
+                    teacher.states(batch, None, false, workspace)?;
+                    let lesson = Lesson { head: teaching, states: workspace.stack.output(), share, temperature };
+                    Ok::<f64, Error>(head.loss_and_backward(output, targets, factor, Some(&lesson), gradient, language))
+                })?
+            }
+        };
         self.backward_from_states();
         Ok(total)
     }

@@ -215,6 +215,11 @@ impl Projection {
         &mut self.weight
     }
 
+    /// Sums of the squares of the weights in each row and in each column of a projection that is whole.
+    pub fn square_sums(&self) -> (Vec<f64>, Vec<f64>) {
+        self.forward_packed.matrix.square_sums()
+    }
+
     /// The gates, if the projection has any.
     pub fn gates(&self) -> Option<&Gates> {
         self.gates.as_ref()

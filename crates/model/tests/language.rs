@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use finegates_checkpoint::checkpoint::Checkpoint;
 use finegates_checkpoint::tensors::{Tensor, TensorFile, TensorToWrite, write_tensors};
 use finegates_kernels::matrix::Precision;
-use finegates_model::language::NO_TARGET;
+use finegates_model::language::{Distillation, NO_TARGET};
 use finegates_model::wiring::Units;
 use finegates_model::{Batch, Cache, GateNoise, GateSettings, LoadOptions, Method, Model, Purpose, Task};
 use serde_json::Value;
@@ -118,7 +118,8 @@ fn losses_and_gradients_of_everything_equal_pytorch() {
         let mut model = golden.training(Method::Full);
         let (batch, targets) = golden.batch();
         model.zero_gradients();
-        let total = model.language_pass(&batch, &targets, 1.0 / golden.predictions() as f32, None).expect("a pass");
+        let total =
+            model.language_pass(&batch, &targets, 1.0 / golden.predictions() as f32, None, None).expect("a pass");
         let expected = golden.json["full"]["f64"]["loss"].as_f64().expect("loss");
         assert!((total / golden.predictions() - expected).abs() < 1e-5, "{name}: {total}");
         assert_gradients(&golden, "full", &mut model);
@@ -146,10 +147,88 @@ fn gradients_of_gates_equal_pytorch() {
             |name: &str, _: usize| golden.gates.read_tensor(&format!("mixed.noise.{name}")).expect("noise").data;
         model.draw_gates(&GateNoise::Given(&noise));
         model.zero_gradients();
-        let total = model.language_pass(&batch, &targets, 1.0 / golden.predictions() as f32, None).expect("a pass");
+        let total =
+            model.language_pass(&batch, &targets, 1.0 / golden.predictions() as f32, None, None).expect("a pass");
         assert!((total / golden.predictions() - loss("loss_training")).abs() < 1e-5, "{name}: {total}");
         assert_gradients(&golden, "mixed", &mut model);
     }
+}
+
+/// The loss by its definition from logits of both models, and the gradients of gates by differences of it.
+#[test]
+fn a_teacher_has_its_share_in_loss_and_gradients() {
+    let (share, temperature, factor) = (0.7_f32, 2.0_f32, 0.5_f32);
+    for name in ["llama", "qwen2"] {
+        let golden = Golden::read(name);
+        let teacher = golden.model(Purpose::Inference);
+        let purpose = Purpose::Training { method: Method::Gates, gates: GateSettings::Direct };
+        let mut model = golden.model(purpose);
+        let units = Units::of(model.wiring()).units.into_iter();
+        model.close(units.step_by(4).flat_map(|unit| unit.slots));
+        model.draw_gates(&GateNoise::None);
+        let ids = numbers(&golden.json["sequences"][0]);
+        let targets: Vec<u32> = ids[1..].iter().copied().chain([NO_TARGET]).collect();
+        let by_definition = |model: &Model| -> f64 {
+            let losses = (1..ids.len()).map(|length| {
+                let logits = |model: &Model| -> Vec<f64> {
+                    let logits = model.forward(&single(&ids[..length])).expect("logits");
+                    logits.into_iter().map(f64::from).collect()
+                };
+                let (student, teaching) = (logits(model), logits(&teacher));
+                let temperature = f64::from(temperature);
+                let divergence: f64 = (0..student.len())
+                    .map(|token| {
+                        let (p, q) =
+                            (log_softmax(&teaching, temperature, token), log_softmax(&student, temperature, token));
+                        p.exp() * (p - q)
+                    })
+                    .sum();
+                let text = -log_softmax(&student, 1.0, targets[length - 1] as usize);
+                f64::from(1.0 - share) * text + f64::from(share) * temperature * temperature * divergence
+            });
+            losses.sum()
+        };
+        let expected = by_definition(&model);
+        model.zero_gradients();
+        let distillation = Distillation { teacher: &teacher, share, temperature };
+        let total = model.language_pass(&single(&ids), &targets, factor, None, Some(&distillation)).expect("a pass");
+        assert!((total - expected).abs() < 1e-5 * expected, "{name}: {total}, by definition {expected}");
+        let mut gates = BTreeMap::new();
+        model.parameters(&mut |parameter| {
+            if parameter.name.contains("finegates") {
+                gates.insert(parameter.name.to_owned(), (parameter.value.to_vec(), parameter.gradient.to_vec()));
+            }
+        });
+        for (gate, (values, gradients)) in gates.iter().step_by(3) {
+            let index = (0..values.len()).filter(|&index| values[index] != 0.0).nth(1).expect("an open gate");
+            let mut at = |value: f32| {
+                model.parameters(&mut |parameter| {
+                    if parameter.name == *gate {
+                        parameter.value[index] = value;
+                    }
+                });
+                model.parameters_changed();
+                model.draw_gates(&GateNoise::None);
+                by_definition(&model)
+            };
+            let step = 0.02;
+            let difference =
+                f64::from(factor) * (at(values[index] + step) - at(values[index] - step)) / f64::from(2.0 * step);
+            at(values[index]);
+            let found = f64::from(gradients[index]);
+            assert!(
+                (found - difference).abs() < 5e-3 * difference.abs().max(0.02),
+                "{name} {gate}: {found}, {difference}"
+            );
+        }
+    }
+}
+
+/// Of logits divided by the temperature.
+fn log_softmax(logits: &[f64], temperature: f64, token: usize) -> f64 {
+    let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = logits.iter().map(|logit| ((logit - largest) / temperature).exp()).sum();
+    (logits[token] - largest) / temperature - sum.ln()
 }
 
 #[test]
@@ -207,7 +286,7 @@ fn bf16_weights_are_rounded_weights() {
             model.close(slots);
             model.draw_gates(&GateNoise::None);
             model.zero_gradients();
-            let total = model.language_pass(&batch, &targets, 1.0, None).expect("a pass");
+            let total = model.language_pass(&batch, &targets, 1.0, None, None).expect("a pass");
             let mut gradients = Vec::new();
             model.parameters(&mut |parameter| gradients.extend_from_slice(parameter.gradient));
             (total, gradients)

@@ -4,14 +4,15 @@
 //! A unit's importance is the running mean of `(ω ∂L/∂ω)²` over its gates: the square of what the loss would change, to first
 //! order, without it (Fisher information of a mask; Kwon et al., *A Fast Post-Training Pruning Framework for Transformers*, 2022).
 
+use finegates_kernels::random;
 use finegates_model::wiring::{Side, Space, Units};
-use finegates_model::{Model, Wiring};
+use finegates_model::{Model, Projection, Wiring};
 
 use crate::budget::{Amount, Cost, Live};
 use crate::error::Error;
 use crate::latency::ROUNDED_FROM;
 use crate::phases::{Stop, stops};
-use crate::recipe::Closings;
+use crate::recipe::{Closings, Importance};
 
 /// What a unit counts to save at least, of the whole: a kind that saves nothing comes last.
 const LEAST_SAVING: f64 = 1e-12;
@@ -25,6 +26,8 @@ pub struct Closing {
     whole: f64,
     stops: Vec<Stop>,
     decay: f32,
+    /// Whether importance is learned, not known from the start.
+    learns: bool,
     /// Running mean of each unit's importance. That it starts at 0 makes no difference to the ranking.
     importance: Vec<f32>,
     open: Vec<bool>,
@@ -57,6 +60,7 @@ impl Closing {
             whole,
             stops,
             decay: decay as f32,
+            learns: true,
             importance: vec![0.0; count],
             open: vec![true; count],
             saving: vec![0.0; count],
@@ -101,6 +105,31 @@ impl Closing {
             return Err(Error::OutOfReach { budget: budget.to_string(), least: least * whole, whole, unit });
         }
         Ok(closing)
+    }
+
+    /// Ranks the units of a model that is still whole by what is known before training, or not.
+    pub fn rank_by(&mut self, importance: Importance, model: &Model, seed: u64) {
+        self.learns = importance == Importance::Gradient;
+        match importance {
+            Importance::Gradient => {}
+            Importance::Random => {
+                let key = random::derive(seed, "order of closing");
+                for (unit, importance) in self.importance.iter_mut().enumerate() {
+                    // 24 bits are a whole number in 32.
+                    *importance = (random::mix(key, unit as u64) >> 40) as f32;
+                }
+            }
+            Importance::Magnitude => {
+                let sums: Vec<_> = model.projections().map(Projection::square_sums).collect();
+                for (unit, importance) in self.units.units.iter().zip(&mut self.importance) {
+                    let squares = unit.slots.iter().map(|slot| match slot.side {
+                        Side::Row => sums[slot.projection].0[slot.index],
+                        Side::Column => sums[slot.projection].1[slot.index],
+                    });
+                    *importance = squares.sum::<f64>() as f32;
+                }
+            }
+        }
     }
 
     /// Whether the last stop is under way after so many steps and its amount met.
@@ -157,6 +186,9 @@ impl Closing {
 
     /// Learns from the gradients of a step, before they are used up.
     pub fn observe(&mut self, model: &Model) {
+        if !self.learns {
+            return;
+        }
         let projections: Vec<_> = model.projections().collect();
         for ((unit, importance), _) in
             self.units.units.iter().zip(&mut self.importance).zip(&self.open).filter(|(_, open)| **open)

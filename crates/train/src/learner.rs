@@ -1,7 +1,7 @@
 //! A model and its optimizer: the passes that make up one step of training (METHOD.md §3), without any notion of data sets or files.
 
 use finegates_kernels::loss;
-use finegates_model::language::NO_TARGET;
+use finegates_model::language::{Distillation, NO_TARGET};
 use finegates_model::{Batch, GateNoise, Model, Penalty};
 
 use crate::encoded::Targets;
@@ -20,6 +20,8 @@ pub struct PassInput<'a> {
     pub dropout_key: Option<u64>,
     /// The penalty, if it counts.
     pub penalty: Option<&'a Penalty>,
+    /// Whom a language model learns from beside the text.
+    pub distillation: Option<Distillation<'a>>,
     /// The pass's share of the step.
     pub share: f64,
 }
@@ -30,7 +32,7 @@ pub const UPDATED: &str = "updated parameter";
 /// The losses of one pass, or a step's as the mean of its passes'.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Losses {
-    /// Mean cross entropy or squared error.
+    /// Mean cross entropy or squared error, with a teacher's share in it.
     pub task: f64,
     /// The sparsity penalty, weight included.
     pub penalty: f64,
@@ -65,7 +67,8 @@ impl Learner {
             Targets::Tokens(targets) => {
                 let count = targets.iter().filter(|&&target| target != NO_TARGET).count().max(1) as f64;
                 let factor = (input.share / count) as f32;
-                self.model.language_pass(input.batch, targets, factor, input.dropout_key)? / count
+                let distillation = input.distillation.as_ref();
+                self.model.language_pass(input.batch, targets, factor, input.dropout_key, distillation)? / count
             }
             targets => {
                 let logits = self.model.forward_training(input.batch, input.dropout_key)?;

@@ -16,7 +16,7 @@ use finegates_data::{ColumnChoice, DatasetOptions, GlueTask};
 use finegates_model::Method;
 
 pub use corpus::OF_EXAMPLES;
-pub use objective::{Closings, Objective};
+pub use objective::{Closings, Importance, Objective};
 pub use settings::{PartialRecipe, Recipe, SETTINGS, Setting};
 
 /// How every `recipe.toml` written here begins.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use finegates_data::Labels;
 use finegates_kernels::random;
+use finegates_model::language::Distillation;
 use finegates_model::{Batch, GateNoise, LoadOptions, Method, Model, Purpose, Task};
 
 use crate::budget::Cost;
@@ -39,6 +40,8 @@ pub struct Trainer<'a> {
     rates: LearningRates,
     keys: Keys,
     learner: Learner,
+    /// The dense model that a pruned one is taught by, where it is.
+    teacher: Option<Model>,
     material: Material,
     folder: RunFolder,
     writer: ModelWriter,
@@ -87,6 +90,14 @@ impl<'a> Trainer<'a> {
                 format!("the checkpoint has no head for these labels; initialised {}", report.initialised.join(", "));
             observer.event(&Event::Note(&note));
         }
+        let teacher = match recipe.distillation() {
+            Some(_) => {
+                let purpose = Purpose::Inference;
+                let options = LoadOptions { purpose, add_biases: false, keep_weights: false, ..options };
+                Some(Model::load(&checkpoint, &options)?.0)
+            }
+            None => None,
+        };
         let writer = ModelWriter::new(&recipe, &checkpoint.config, data.labels(), &model, &tokenizer);
         let labels = data.labels().and_then(Labels::names).unwrap_or_default().to_vec();
         let fresh = Standing { data: data.fingerprint(), base_model: base_fingerprint, ..Standing::default() };
@@ -107,7 +118,9 @@ impl<'a> Trainer<'a> {
                     tables,
                     observer,
                 )?;
-                Some(Closing::prepare(&closings, learner.model.wiring(), cost, plan.total_steps)?)
+                let mut closing = Closing::prepare(&closings, learner.model.wiring(), cost, plan.total_steps)?;
+                closing.rank_by(closings.importance, &learner.model, recipe.seed);
+                Some(closing)
             }
         };
         let saved = folder.saved_state();
@@ -146,6 +159,7 @@ impl<'a> Trainer<'a> {
             recipe,
             plan,
             learner,
+            teacher,
             material,
             folder,
             writer,
@@ -215,6 +229,9 @@ impl<'a> Trainer<'a> {
         let penalty = self.recipe.penalty().filter(|_| counts);
         let (mut losses, mut sequences, mut tokens) = (Losses::default(), 0, 0);
         let mut batch = Batch::default();
+        let distillation = self.teacher.as_ref().zip(self.recipe.distillation());
+        let distillation =
+            distillation.map(|(teacher, (share, temperature))| Distillation { teacher, share, temperature });
         for pass in self.plan.passes(made) {
             let targets = self.material.fill(&self.recipe, epoch, &pass, &mut batch)?;
             let noise = match *self.recipe.method {
@@ -227,6 +244,7 @@ impl<'a> Trainer<'a> {
                 noise,
                 dropout_key: Some(random::mix(self.keys.dropout, pass.number)),
                 penalty: penalty.as_ref(),
+                distillation,
                 share: pass.share,
             })?;
             losses.task += pass.share * found.task;

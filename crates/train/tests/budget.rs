@@ -14,7 +14,7 @@ use finegates_train::by_name::ByName;
 use finegates_train::closing::Closing;
 use finegates_train::latency::{Curve, LatencyTable};
 use finegates_train::phases::Stop;
-use finegates_train::recipe::Objective;
+use finegates_train::recipe::{Importance, Objective};
 use finegates_train::{Error, Event, Mode, PartialRecipe};
 use support::Workshop;
 
@@ -211,6 +211,52 @@ fn the_least_important_units_close_first_and_stay_closed() {
         before = open;
     }
     assert!(closing.met(20));
+}
+
+#[test]
+fn magnitude_and_chance_rank_without_learning() {
+    let workshop = Workshop::new("bert", 10, false);
+    let stop = Stop { name: "half".to_owned(), begin: 0, met: 1, end: 2, from: 1.0, to: 0.5 };
+    let closed = |importance: Importance, seed: u64, gradient: f32| -> (Vec<f64>, Vec<bool>) {
+        let mut model = gated(&workshop);
+        let units = Units::of(model.wiring()).units;
+        let mut closing = Closing::new(model.wiring(), Cost::Parameters, vec![stop.clone()], 0.9);
+        closing.rank_by(importance, &model, seed);
+        model.parameters(&mut |parameter| {
+            for (index, value) in parameter.gradient.iter_mut().enumerate() {
+                *value = gradient * (1.0 + (index % 7) as f32);
+            }
+        });
+        closing.observe(&model);
+        closing.close(&mut model, 2);
+        let projections: Vec<_> = model.projections().collect();
+        let checkpoint = Checkpoint::open(&workshop.path("model")).unwrap();
+        let weight = |slot: &finegates_model::wiring::units::Slot| -> f64 {
+            let projection = projections[slot.projection];
+            let weight = checkpoint.tensors.read_tensor(&format!("{}.weight", projection.path())).unwrap();
+            let width = weight.shape[1];
+            let chosen = weight.data.iter().enumerate().filter(|(at, _)| match slot.side {
+                finegates_model::wiring::Side::Row => at / width == slot.index,
+                finegates_model::wiring::Side::Column => at % width == slot.index,
+            });
+            chosen.map(|(_, value)| f64::from(*value).powi(2)).sum()
+        };
+        let open = |slot: &finegates_model::wiring::units::Slot| {
+            projections[slot.projection].gates().unwrap().side(slot.side).parameter.value[slot.index] != 0.0
+        };
+        let weights = units.iter().map(|unit| unit.slots.iter().map(weight).sum()).collect();
+        (weights, units.iter().map(|unit| open(&unit.slots[0])).collect())
+    };
+    let (weights, open) = closed(Importance::Magnitude, 1, 1.0);
+    let heaviest = weights.iter().zip(&open).filter(|(_, open)| !**open).map(|(weight, _)| *weight).fold(0.0, f64::max);
+    let lightest = weights.iter().zip(&open).filter(|(_, open)| **open).map(|(weight, _)| *weight);
+    let lightest = lightest.fold(f64::INFINITY, f64::min);
+    assert!(open.contains(&false) && heaviest <= lightest * (1.0 + 1e-6), "closed {heaviest}, kept {lightest}");
+    for importance in [Importance::Magnitude, Importance::Random] {
+        assert_eq!(closed(importance, 1, 1.0).1, closed(importance, 1, -3.0).1, "{importance}: gradients say nothing");
+    }
+    assert_ne!(closed(Importance::Random, 1, 1.0).1, closed(Importance::Random, 2, 1.0).1);
+    assert_eq!(closed(Importance::Magnitude, 1, 1.0).1, closed(Importance::Magnitude, 2, 1.0).1);
 }
 
 #[test]

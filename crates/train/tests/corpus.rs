@@ -81,6 +81,28 @@ fn everything_trains_and_learns_the_text() {
 }
 
 #[test]
+fn a_run_taught_by_the_dense_model_is_another_and_goes_on_to_the_same_bits() {
+    let workshop = library("qwen2");
+    let taught = PartialRecipe { distillation: Some(0.5), distillation_temperature: Some(2.0), ..recipe(&workshop) };
+    let whole = workshop.run(taught.clone(), "whole", Mode::New).unwrap();
+    assert!((whole.stops[1].left - 0.4).abs() < 0.04);
+    let untaught = workshop.run(recipe(&workshop), "untaught", Mode::New).unwrap();
+    assert_ne!(whole.last.unwrap().loss, untaught.last.unwrap().loss);
+    let at = |event: &Event<'_>| matches!(event, Event::Step(record) if record.step == 7);
+    workshop.run_until(taught, "part", Mode::New, at).unwrap();
+    workshop.run(PartialRecipe::default(), "part", Mode::Resume).unwrap();
+    assert_same(&workshop.result("part"), &workshop.result("whole"), "taught");
+    let full = PartialRecipe {
+        method: Some(ByName(Method::Full)),
+        budget: None,
+        distillation: Some(0.5),
+        ..recipe(&workshop)
+    };
+    let refused = workshop.run(full, "full", Mode::New);
+    assert!(matches!(refused, Err(Error::Recipe(_))), "{refused:?}");
+}
+
+#[test]
 fn stopping_in_mid_corpus_and_going_on_changes_nothing() {
     let workshop = library("llama");
     // The corpus ends and begins again within the run.
@@ -225,7 +247,7 @@ fn accumulated_passes_give_the_gradients_of_one() {
             let batch = Batch::new(part.iter().map(|tokens| (&tokens[..], &[0; 4][..])));
             let next = |tokens: &[u32; 4]| [tokens[1], tokens[2], tokens[3], finegates_model::language::NO_TARGET];
             let targets: Vec<u32> = part.iter().flat_map(next).collect();
-            model.language_pass(&batch, &targets, 1.0 / 6.0, None).unwrap();
+            model.language_pass(&batch, &targets, 1.0 / 6.0, None, None).unwrap();
         }
         let mut table = Vec::new();
         model.parameters(&mut |parameter| {

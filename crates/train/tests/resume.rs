@@ -76,7 +76,7 @@ fn stopping_and_resuming_changes_nothing() {
     let workshop = Workshop::new("bert", 50, true);
     let paper = |method: Method| (method.to_string(), with_method(method, busy(&workshop)));
     let recipes = [Method::Gates, Method::Full].map(paper);
-    let budgets = ["params=0.8,0.4", "latency=0.8@2x8"].map(|text| (text.to_owned(), budget(&workshop, text)));
+    let budgets = ["params=0.8,0.4", "latency=0.97@2x8"].map(|text| (text.to_owned(), budget(&workshop, text)));
     for (method, recipe) in recipes.into_iter().chain(budgets) {
         let whole = format!("{method}-whole");
         let summary = workshop.run(recipe.clone(), &whole, Mode::New).unwrap();
@@ -146,7 +146,7 @@ fn a_copy_of_the_folder_at_any_moment_resumes_to_the_same_bits() {
 #[test]
 fn a_resumed_run_counts_times_by_the_table_it_began_with() {
     let workshop = Workshop::new("bert", 40, true);
-    let recipe = budget(&workshop, "latency=0.8@2x8");
+    let recipe = budget(&workshop, "latency=0.97@2x8");
     let stop = |event: &Event<'_>| matches!(event, Event::Step(record) if record.step == 5);
     workshop.run_until(recipe, "run", Mode::New, stop).unwrap();
     let table = workshop.path("run/latency.json");

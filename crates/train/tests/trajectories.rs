@@ -131,6 +131,7 @@ fn follow(family: &str, run: &str) {
             noise,
             dropout_key: None,
             penalty: penalty.as_ref(),
+            distillation: None,
             share: 1.0,
         };
         let losses = learner.pass(&pass).unwrap();

@@ -200,6 +200,21 @@ impl PackedMatrix {
         }
     }
 
+    /// Sums of the squares of each output's weights and of each depth's.
+    pub fn square_sums(&self) -> (Vec<f64>, Vec<f64>) {
+        let (mut outputs, mut depths) = (vec![0.0; self.outputs], vec![0.0; self.depth]);
+        let mut row = vec![0.0; self.depth];
+        for (output, sum) in outputs.iter_mut().enumerate() {
+            self.unpack_row(output, &mut row);
+            for (&weight, depth) in row.iter().zip(&mut depths) {
+                let square = f64::from(weight) * f64::from(weight);
+                *sum += square;
+                *depth += square;
+            }
+        }
+        (outputs, depths)
+    }
+
     /// Packs what `fill(panel, depths, out)` writes: rows of 32 lanes, one a depth, the depths a run from a multiple of
     /// [`RUN`] on.
     fn filled(

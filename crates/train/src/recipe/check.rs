@@ -52,10 +52,15 @@ impl Recipe {
         let adapt = or(self.adapt_ratio, 0.0);
         within("adapt_ratio", adapt, "a share from 0 to below 1", (0.0..1.0).contains(&adapt))?;
         share("settle_ratio", or(self.settle_ratio, 0.0))?;
+        share("distillation", or(self.distillation, 0.0))?;
         share("warmup_ratio", self.warmup_ratio)?;
         share("learning_rate_floor", self.learning_rate_floor)?;
         share("best_min_removed", self.best_min_removed)?;
-        for (name, value) in [("kurtosis_temperature", or(self.kurtosis_temperature, 1.0)), ("epsilon", self.epsilon)] {
+        for (name, value) in [
+            ("kurtosis_temperature", or(self.kurtosis_temperature, 1.0)),
+            ("distillation_temperature", or(self.distillation_temperature, 1.0)),
+            ("epsilon", self.epsilon),
+        ] {
             single(name, value)?;
             // Below this, what is divided by it is infinite.
             within(name, value, "at least 1.2e-38", value as f32 >= f32::MIN_POSITIVE)?;

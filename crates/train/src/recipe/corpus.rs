@@ -43,7 +43,7 @@ impl PartialRecipe {
                 let flag = "--data FOLDER or --train FILE; for a language model, --corpus PATH";
                 return Err(RecipeError::Missing { name: "data", flag });
             }
-            let given = first_given!(self, documents tokens tokens_per_sequence shuffle_window perplexity_window perplexity_stride);
+            let given = first_given!(self, documents tokens tokens_per_sequence shuffle_window perplexity_window perplexity_stride distillation distillation_temperature);
             let reason = "only a run on a corpus has it, and this one is on labelled examples";
             return given.map_or(Ok(()), |name| Err(RecipeError::OtherData { name, reason }));
         }
@@ -69,6 +69,12 @@ impl PartialRecipe {
         }
         self.tokens_per_sequence.get_or_insert(256);
         self.shuffle_window.get_or_insert(1024);
+        let share = *self.distillation.get_or_insert(0.0);
+        if share > 0.0 && self.method.is_some_and(|method| *method != Method::Gates) {
+            let reason = "the dense model is the one whose weights stay as they are, with method gates";
+            return Err(RecipeError::OtherData { name: "distillation", reason });
+        }
+        self.distillation_temperature.get_or_insert(1.0);
         Ok(())
     }
 }
@@ -87,6 +93,12 @@ impl Recipe {
             options.field.clone_from(field);
         }
         Some(options)
+    }
+
+    /// How much the dense model counts as a teacher, and the temperature; none where it does not.
+    pub(crate) fn distillation(&self) -> Option<(f32, f32)> {
+        let share = self.distillation.filter(|&share| share > 0.0)?;
+        Some((share as f32, self.distillation_temperature.unwrap_or(1.0) as f32))
     }
 
     /// How documents become sequences.

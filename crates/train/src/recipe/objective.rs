@@ -48,6 +48,40 @@ impl fmt::Display for Objective {
     }
 }
 
+/// What the order of closing follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Importance {
+    /// The running mean of `(ω ∂L/∂ω)²`.
+    Gradient,
+    /// The sum of the squares of a unit's weights in the checkpoint.
+    Magnitude,
+    /// Chance.
+    Random,
+}
+
+impl FromStr for Importance {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Importance, String> {
+        match name {
+            "gradient" => Ok(Importance::Gradient),
+            "magnitude" => Ok(Importance::Magnitude),
+            "random" => Ok(Importance::Random),
+            other => Err(format!("expected gradient, magnitude or random, found {other:?}")),
+        }
+    }
+}
+
+impl fmt::Display for Importance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Importance::Gradient => "gradient",
+            Importance::Magnitude => "magnitude",
+            Importance::Random => "random",
+        })
+    }
+}
+
 /// Settings of the objective `budget` in a run that has it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Closings {
@@ -57,6 +91,8 @@ pub struct Closings {
     pub adapt_ratio: f64,
     /// Share of each stop's steps after its last closing.
     pub settle_ratio: f64,
+    /// What closes first.
+    pub importance: Importance,
     /// How much of the running mean of importance is kept at a step.
     pub importance_decay: f64,
 }
@@ -67,7 +103,7 @@ macro_rules! each {
         $apply!($recipe, target_sparsity sparsity_weight sparsity_start_epoch kurtosis kurtosis_temperature gate_init_mean gate_init_std gate_noise_std)
     };
     ($recipe:expr, budget, $apply:ident) => {
-        $apply!($recipe, budget adapt_ratio settle_ratio importance_decay)
+        $apply!($recipe, budget adapt_ratio settle_ratio importance importance_decay)
     };
 }
 
@@ -153,6 +189,7 @@ impl PartialRecipe {
                 self.budget.get_or_insert_default();
                 self.adapt_ratio.get_or_insert(0.15);
                 self.settle_ratio.get_or_insert(0.4);
+                self.importance.get_or_insert(ByName(Importance::Gradient));
                 self.importance_decay.get_or_insert(0.99);
             }
             Objective::Paper => {
@@ -197,6 +234,7 @@ impl Recipe {
             budget: self.budget.as_ref()?.0.clone(),
             adapt_ratio: self.adapt_ratio?,
             settle_ratio: self.settle_ratio?,
+            importance: self.importance?.0,
             importance_decay: self.importance_decay?,
         })
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::budget::Budget;
 use crate::by_name::ByName;
 use crate::metrics::Metric;
-use crate::recipe::{Context, Objective, RecipeError, toml_value};
+use crate::recipe::{Context, Importance, Objective, RecipeError, toml_value};
 use crate::schedule::{Interval, Shape};
 
 /// One setting, for people to read.
@@ -161,6 +161,10 @@ settings! { context =>
         (long, value_name = "TOKENS") perplexity_window: [usize];
         /// Tokens from one window of perplexity to the next [default: half the window]
         (long, value_name = "TOKENS") perplexity_stride: [usize];
+        /// Share of the loss that follows the probabilities of the dense model, beside those of the text's tokens [default: 0]
+        (long, value_name = "SHARE") distillation: [f64];
+        /// Temperature of the probabilities that are followed [default: 1]
+        (long, value_name = "T") distillation_temperature: [f64];
     }
     "Method" {
         /// What trains: gates (with biases and head), bitfit (biases and head) or full (everything) [default: gates]
@@ -177,6 +181,9 @@ settings! { context =>
         (long, value_name = "SHARE") adapt_ratio: [f64];
         /// Share of each stop's steps that follow its last closing [default: 0.4]
         (long, value_name = "SHARE") settle_ratio: [f64];
+        /// What closes first: gradient (what the loss changes least without), magnitude (the smallest weights) or random; the
+        /// last two are there to compare with [default: gradient]
+        (long, value_name = "ORDER") importance: [ByName<Importance>];
         /// How much of the running mean of importance is kept at every step [default: 0.99]
         (long, value_name = "DECAY") importance_decay: [f64];
     }
