@@ -4,13 +4,14 @@
 #[path = "../../../fixtures/counter_normal.rs"]
 mod counter_normal;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use counter_normal::counter_normal;
 use finegates_checkpoint::source::{FetchOptions, resolve};
 use finegates_checkpoint::{Checkpoint, Tokenizer};
 use finegates_model::language::NO_TARGET;
-use finegates_model::{Batch, Cache, GateSettings, LoadOptions, Method, Model, Purpose, Task};
+use finegates_model::{Batch, Cache, GateNoise, GateSettings, LoadOptions, Method, Model, Purpose, Task};
 use serde_json::Value;
 
 /// The encoders' logits are of size 1 to 2 and PyTorch's own f32 is 1.4e-6 from f64; another order of summation may cost as
@@ -36,7 +37,7 @@ fn real_checkpoints_give_the_logits_of_transformers() {
 
 fn compare(name: &str, folder: &Path, tolerance: f64) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/real").join(name).with_extension("json");
-    let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).expect("a golden")).expect("JSON");
+    let golden: Value = serde_json::from_str(&std::fs::read_to_string(&path).expect("a golden")).expect("JSON");
     let number = |value: &Value| value.as_u64().expect("a number") as usize;
     let checkpoint = Checkpoint::open(folder).expect("a checkpoint");
     let tokenizer = Tokenizer::open(folder, &checkpoint.config).expect("a tokenizer");
@@ -84,6 +85,62 @@ fn compare(name: &str, folder: &Path, tolerance: f64) {
     }
     if let Some(language) = golden["language"].as_array() {
         compare_language(language, examples, &checkpoint);
+        compare_gradients(&path.with_file_name(format!("{name}_gradients.json")), examples, &checkpoint);
+    }
+}
+
+/// Gradients of every gate: their largest numbers, their length, and products with two vectors that any difference shows in.
+fn compare_gradients(path: &Path, examples: &[Value], checkpoint: &Checkpoint) {
+    let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).expect("a golden")).expect("JSON");
+    let purpose = Purpose::Training { method: Method::Gates, gates: GateSettings::Direct };
+    let options = LoadOptions { task: Task::Language, purpose, ..LoadOptions::default() };
+    let (mut model, _) = Model::load(checkpoint, &options).expect("a language model");
+    let number = |value: &Value| value.as_f64().expect("a number");
+    let (mean, std) = (number(&golden["mean"]) as f32, number(&golden["std"]));
+    let gradients = golden["gradients"].as_array().expect("gradients");
+    let first_stream = golden["first_stream"].as_u64().expect("a stream");
+    let streams: BTreeMap<&str, u64> = gradients
+        .iter()
+        .enumerate()
+        .map(|(place, entry)| (entry["name"].as_str().expect("a name"), first_stream + 3 * place as u64))
+        .collect();
+    model.parameters(&mut |parameter| {
+        if let Some(&stream) = streams.get(parameter.name) {
+            for (index, value) in parameter.value.iter_mut().enumerate() {
+                *value = mean + (counter_normal(stream, index as u64) * std) as f32;
+            }
+        }
+    });
+    model.parameters_changed();
+    model.draw_gates(&GateNoise::None);
+    let (mut batch, mut targets) = (Batch::default(), Vec::new());
+    for example in golden["examples"].as_array().expect("examples") {
+        let ids = examples[example.as_u64().expect("a number") as usize]["ids"].as_array().expect("ids");
+        let ids: Vec<u32> = ids.iter().map(|id| id.as_u64().expect("an id") as u32).collect();
+        batch.push(&ids, &vec![0; ids.len()]);
+        targets.extend(ids[1..].iter().copied().chain([NO_TARGET]));
+    }
+    let predictions = targets.iter().filter(|&&target| target != NO_TARGET).count() as f64;
+    model.zero_gradients();
+    let total = model.language_pass(&batch, &targets, 1.0 / predictions as f32, None, None).expect("a pass");
+    assert!((total / predictions - number(&golden["loss_f64"])).abs() < 5e-5, "loss {}", total / predictions);
+    let mut found: BTreeMap<String, Vec<f32>> = BTreeMap::new();
+    model.parameters(&mut |parameter| {
+        found.insert(parameter.name.to_owned(), parameter.gradient.to_vec());
+    });
+    for entry in gradients {
+        let name = entry["name"].as_str().expect("a name");
+        let gradient = &found[name];
+        let norm = number(&entry["norm"]);
+        let tolerance = norm * f64::max(1e-4, 3.0 * number(&entry["rounding"]));
+        let length = gradient.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        assert!((length - norm).abs() < tolerance, "{name}: of length {length}, expected {norm}");
+        for (probe, expected) in (1..).zip(entry["products"].as_array().expect("products")) {
+            let probe = |index: usize| f64::from(counter_normal(streams[name] + probe, index as u64) as f32);
+            let product: f64 = gradient.iter().enumerate().map(|(index, &x)| f64::from(x) * probe(index)).sum();
+            let expected = number(expected);
+            assert!((product - expected).abs() < tolerance, "{name}: {product}, expected {expected}, length {norm}");
+        }
     }
 }
 
