@@ -126,10 +126,11 @@ fn vector_pairs_give_the_documented_sums() {
     }
     let packed_words = 2 * PANEL_STEP;
     // All magnitudes, so that sums round, overflow never, and products fall below the smallest normal number.
-    for spread in [0x0000_0000, 0x0100_0100, 0x0700_0700, 0x3f00_3f00] {
+    let bases = [(0x3800_3800, 0), (0x3800_3800, 0x0100_0100), (0x3800_3800, 0x0700_0700), (0, 0x3f00_3f00)];
+    for (base, spread) in bases.into_iter().chain([(0x1f80_1f80, 0), (0x1f00_1f00, 0x0080_0080)]) {
         let word = |key: u64, i: usize| {
             let bits = random::mix(key, i as u64) as u32;
-            (bits & 0x80ff_80ff) | ((bits >> 7) & spread) | if spread < 0x0800_0800 { 0x3800_3800 } else { 0 }
+            (bits & 0x807f_807f) | ((bits >> 7) & spread) | base
         };
         let rows = 31;
         let a: Vec<u32> = (0..32 * 2 * STEP_WORDS).map(|i| word(1, i)).collect();
@@ -159,7 +160,7 @@ fn vector_pairs_give_the_documented_sums() {
                     emulation::vector_lane(*expected, a[i / PANEL * 2 * STEP_WORDS + k], b[k * PANEL + i % PANEL]);
             }
         }
-        assert_eq!(bits(&c), bits(&expected), "{spread:#x}");
+        assert_eq!(bits(&c), bits(&expected), "{base:#x} {spread:#x}");
     }
 }
 
@@ -181,6 +182,22 @@ fn small_numbers_count_as_zero_and_large_ones_stay() {
                 assert!(*found == expected || found.is_nan() && expected.is_nan(), "{unit} {x:e}: {found} {expected}");
             }
         }
+    }
+}
+
+/// Steps are filled up in memory that earlier products used, and nothing times zero is zero only if it is a number.
+#[test]
+fn what_earlier_products_left_behind_does_not_show() {
+    let of = |value: f32, depth: usize| {
+        let packed = PackedMatrix::rows_in(Precision::Bf16, &vec![value; 33 * depth], 33, depth, None);
+        (packed, vec![value; 40 * depth])
+    };
+    let ((nothing, bad), (packed, x)) = (of(f32::NAN, 29), of(2.0, 3));
+    for unit in units() {
+        with_bf16_unit(unit, || {
+            assert!(plain(&bad, 40, &nothing).iter().all(|value| value.is_nan()), "{unit}");
+            assert_eq!(plain(&x, 40, &packed), vec![12.0; 40 * 33], "{unit}");
+        });
     }
 }
 
