@@ -32,7 +32,8 @@ Environment:
   FINEGATES_THREADS  threads to compute with, as --threads
   FINEGATES_CACHE    folder for downloaded packages [default: the user's cache folder]
   FINEGATES_PYTHON   the Python whose pip fetches packages [default: python3, python or py]
-  FINEGATES_ISA      instruction set: avx512, avx2 or portable [default: the best there is]
+  FINEGATES_ISA      instruction set: avx512, avx2 or portable, or for bf16 amx or avx512bf16
+                     [default: the best there is]
   HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE
                      as for every program that uses the Hugging Face hub
 

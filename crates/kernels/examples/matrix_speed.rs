@@ -1,6 +1,7 @@
 //! Prints GFLOP/s of the matrix products for the shapes of small and base encoders, and their share of the multiply-add
 //! peak measured in the same run; for a few rows against weights beyond the caches the share of the memory's bandwidth.
-//! `cargo run --release -p finegates-kernels --example matrix_speed [products|stream]`
+//! `cargo run --release -p finegates-kernels --example matrix_speed [products|stream|units]`
+//! `units` compares, in alternation, the ways that products with bf16 weights can go here.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -275,9 +276,63 @@ fn stream() {
     }
 }
 
+const UNIT_SHAPES: [(usize, usize, usize); 5] =
+    [(1024, 768, 768), (1024, 768, 3072), (1024, 3072, 768), (1024, 2048, 8192), (32, 768, 3072)];
+
+/// Prints GFLOP/s of each of [`UNIT_SHAPES`] with bf16 weights, one a line, on what `FINEGATES_ISA` says.
+fn unit_speeds() {
+    for (t, k, n) in UNIT_SHAPES {
+        let (mut x, mut w, mut y) = (vec![0.0; t * k], vec![0.0; n * k], vec![0.0; t * n]);
+        random::fill_normal(1, 0.0, 1.0, &mut x);
+        random::fill_normal(2, 0.0, 1.0, &mut w);
+        let bias = vec![0.1; n];
+        let packed = PackedMatrix::rows_in(Precision::Bf16, &w, n, k, None);
+        let mut run = || {
+            let start = now();
+            product(&x, t, &packed, Some(&bias), &mut y);
+            now() - start
+        };
+        run();
+        let mut times: Vec<f64> = (0..9).map(|_| run()).collect();
+        times.sort_by(f64::total_cmp);
+        println!("{}", 2e-9 * (t * k * n) as f64 / times[times.len() / 2]);
+    }
+}
+
+/// Medians over rounds in which this program runs itself once for each way in turn: a way is chosen once a process.
+fn units() {
+    const ROUNDS: usize = 7;
+    let program = std::env::current_exe().expect("the path of this program");
+    let mut ways = vec!["avx512"];
+    ways.extend(cpu::Bf16Unit::available().iter().map(|unit| unit.name()));
+    let mut speeds = vec![vec![Vec::new(); UNIT_SHAPES.len()]; ways.len()];
+    for _ in 0..ROUNDS {
+        for (way, speeds) in ways.iter().zip(&mut speeds) {
+            let mut command = std::process::Command::new(&program);
+            let output = command.arg("unit").env("FINEGATES_ISA", way).output().expect("this program runs");
+            let text = String::from_utf8(output.stdout).expect("numbers");
+            let numbers = text.lines().filter_map(|line| line.parse::<f64>().ok());
+            speeds.iter_mut().zip(numbers).for_each(|(speeds, speed)| speeds.push(speed));
+        }
+    }
+    println!("{:>24} {}", "T x K -> N", ways.iter().map(|way| format!("{way:>20}")).collect::<String>());
+    for (shape, (t, k, n)) in UNIT_SHAPES.into_iter().enumerate() {
+        let medians = speeds.iter_mut().map(|speeds| {
+            speeds[shape].sort_by(f64::total_cmp);
+            speeds[shape][ROUNDS / 2]
+        });
+        let medians: Vec<f64> = medians.collect();
+        let columns = medians.iter().map(|speed| format!("{speed:>12.1} {:>6.2}x", speed / medians[0]));
+        println!("{:>24} {}", format!("{t} x {k} -> {n}"), columns.collect::<String>());
+    }
+}
+
 fn main() {
-    println!("{}", cpu::describe());
     let wanted = std::env::args().nth(1);
+    if wanted.as_deref() == Some("unit") {
+        return unit_speeds();
+    }
+    println!("{}", cpu::describe());
     let wants = |name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
     rayon::scope(|_| {
         if wants("products") {
@@ -285,6 +340,9 @@ fn main() {
         }
         if wants("stream") {
             stream();
+        }
+        if wants("units") {
+            units();
         }
     });
 }

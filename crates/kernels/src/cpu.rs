@@ -1,5 +1,5 @@
-//! Which instruction set the kernels run on, found once at run time, and the macro that instantiates one generic
-//! body for each of them. No kernel lives here.
+//! Which instruction set the kernels run on and which unit multiplies bf16, found once at run time, and the macro that
+//! instantiates one generic body for each instruction set. No kernel lives here.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -53,38 +53,139 @@ impl fmt::Display for Isa {
     }
 }
 
-static CHOSEN: OnceLock<(Isa, Option<String>)> = OnceLock::new();
+/// A unit that multiplies pairs of bf16 and sums them in `f32`, beside [`Isa::Avx512`]: for products with bf16 weights,
+/// whose left operand it rounds to bf16 too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Bf16Unit {
+    /// Tiles of AMX, on Linux. The default where they are found to work.
+    Amx,
+    /// `vdpbf16ps` of AVX-512-BF16. Only on request: where it was measured it is slower than multiply-adds of `f32`.
+    Avx512Bf16,
+    /// The sums of AMX in plain numbers, for tests.
+    #[cfg(test)]
+    Emulated,
+}
 
-fn choose() -> (Isa, Option<String>) {
-    let available = Isa::available();
-    let best = available[0];
-    let Ok(wanted) = std::env::var("FINEGATES_ISA") else { return (best, None) };
-    match available.iter().find(|isa| isa.name() == wanted) {
-        Some(&isa) => (isa, Some(format!("FINEGATES_ISA={wanted}"))),
-        None => (best, Some(format!("FINEGATES_ISA={wanted} is not available here and was ignored"))),
+impl Bf16Unit {
+    /// Every unit that can be used here, the fastest first. AMX is tried on a small product first.
+    pub fn available() -> Vec<Bf16Unit> {
+        let mut units = Vec::new();
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if crate::matrix::pairs::amx::available() {
+            units.push(Bf16Unit::Amx);
+        }
+        if Bf16Unit::has_avx512() {
+            units.push(Bf16Unit::Avx512Bf16);
+        }
+        units
     }
+
+    /// Whether the CPU has AVX-512-BF16, beside what [`Isa::Avx512`] needs.
+    pub(crate) fn has_avx512() -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return Isa::available()[0] == Isa::Avx512 && is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// The name that `FINEGATES_ISA` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Bf16Unit::Amx => "amx",
+            Bf16Unit::Avx512Bf16 => "avx512bf16",
+            #[cfg(test)]
+            Bf16Unit::Emulated => "emulated",
+        }
+    }
+}
+
+impl fmt::Display for Bf16Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct Chosen {
+    isa: Isa,
+    bf16_unit: Option<Bf16Unit>,
+    note: Option<String>,
+}
+
+static CHOSEN: OnceLock<Chosen> = OnceLock::new();
+
+fn chosen() -> &'static Chosen {
+    CHOSEN.get_or_init(|| {
+        choose(std::env::var("FINEGATES_ISA").ok().as_deref(), &Isa::available(), &Bf16Unit::available())
+    })
+}
+
+/// What is used where these instruction sets and units are available, each the best first. A unit goes with the best set;
+/// who names a set gets no unit.
+fn choose(wanted: Option<&str>, sets: &[Isa], units: &[Bf16Unit]) -> Chosen {
+    let amx = units.iter().copied().find(|&unit| unit == Bf16Unit::Amx);
+    let Some(wanted) = wanted else { return Chosen { isa: sets[0], bf16_unit: amx, note: None } };
+    let note = Some(format!("FINEGATES_ISA={wanted}"));
+    if let Some(&isa) = sets.iter().find(|isa| isa.name() == wanted) {
+        return Chosen { isa, bf16_unit: None, note };
+    }
+    if let Some(&unit) = units.iter().find(|unit| unit.name() == wanted) {
+        return Chosen { isa: sets[0], bf16_unit: Some(unit), note };
+    }
+    let note = Some(format!("FINEGATES_ISA={wanted} is not available here and was ignored"));
+    Chosen { isa: sets[0], bf16_unit: amx, note }
 }
 
 #[cfg(test)]
 thread_local! {
-    static FORCED: std::cell::Cell<Option<Isa>> = const { std::cell::Cell::new(None) };
+    static FORCED: std::cell::Cell<Option<(Isa, Option<Bf16Unit>)>> = const { std::cell::Cell::new(None) };
 }
 
 /// The instruction set the kernels use: the best of the CPU, or the one that the environment variable `FINEGATES_ISA`
-/// (`avx512`, `avx2`, `portable`) names when the CPU has it. Fixed at the first call.
+/// (`amx`, `avx512bf16`, `avx512`, `avx2`, `portable`) names when the CPU has it. Fixed at the first call.
 pub fn isa() -> Isa {
     #[cfg(test)]
-    if let Some(isa) = FORCED.get() {
+    if let Some((isa, _)) = FORCED.get() {
         return isa;
     }
-    CHOSEN.get_or_init(choose).0
+    chosen().isa
 }
 
-/// Runs `work` with every kernel called from this thread on `isa`.
+/// The unit that products of more than a few rows with bf16 weights run on: AMX where it works, or what the environment
+/// variable `FINEGATES_ISA` (`amx`, `avx512bf16`) names. `None` where such weights are widened for the kernels of [`isa`].
+pub fn bf16_unit() -> Option<Bf16Unit> {
+    #[cfg(test)]
+    if let Some((_, unit)) = FORCED.get() {
+        return unit;
+    }
+    chosen().bf16_unit
+}
+
+/// [`isa`], and [`bf16_unit`] where there is one: `avx512`, or `avx512 with amx for bf16`.
+pub fn instruction_set() -> String {
+    match bf16_unit() {
+        Some(unit) => format!("{} with {unit} for bf16", isa()),
+        None => isa().to_string(),
+    }
+}
+
+/// Runs `work` with every kernel called from this thread on `isa`, without a unit for bf16.
 #[cfg(test)]
 pub(crate) fn with_isa<R>(isa: Isa, work: impl FnOnce() -> R) -> R {
     assert!(Isa::available().contains(&isa));
-    let before = FORCED.replace(Some(isa));
+    with_forced(isa, None, work)
+}
+
+/// Runs `work` with products of bf16 called from this thread on `unit`, all else on the best instruction set.
+#[cfg(test)]
+pub(crate) fn with_bf16_unit<R>(unit: Bf16Unit, work: impl FnOnce() -> R) -> R {
+    with_forced(Isa::available()[0], Some(unit), work)
+}
+
+#[cfg(test)]
+fn with_forced<R>(isa: Isa, unit: Option<Bf16Unit>, work: impl FnOnce() -> R) -> R {
+    let before = FORCED.replace(Some((isa, unit)));
     let result = work();
     FORCED.set(before);
     result
@@ -96,10 +197,9 @@ pub(crate) fn with_isa<R>(isa: Isa, work: impl FnOnce() -> R) -> R {
 /// println!("{}", finegates_kernels::cpu::describe());
 /// ```
 pub fn describe() -> String {
-    let (isa, note) = CHOSEN.get_or_init(choose);
     let threads = rayon::current_num_threads();
-    let note = note.as_ref().map(|note| format!(" ({note})")).unwrap_or_default();
-    format!("{isa}{note}, {threads} {}", if threads == 1 { "thread" } else { "threads" })
+    let note = chosen().note.as_ref().map(|note| format!(" ({note})")).unwrap_or_default();
+    format!("{}{note}, {threads} {}", instruction_set(), if threads == 1 { "thread" } else { "threads" })
 }
 
 /// What the system calls its CPU, or its architecture.
@@ -159,5 +259,26 @@ mod tests {
         assert!(Isa::available().contains(&isa()));
         assert!(describe().contains("thread"));
         assert_eq!(Isa::available().last(), Some(&Isa::Portable));
+        assert!(bf16_unit().is_none_or(|unit| Bf16Unit::available().contains(&unit)));
+    }
+
+    #[test]
+    fn a_unit_for_bf16_is_chosen_where_it_is_named_or_is_amx() {
+        const SETS: [Isa; 3] = [Isa::Avx512, Isa::Avx2, Isa::Portable];
+        const VECTOR: &[Bf16Unit] = &[Bf16Unit::Avx512Bf16];
+        const BOTH: &[Bf16Unit] = &[Bf16Unit::Amx, Bf16Unit::Avx512Bf16];
+        let of = |wanted, units| {
+            let Chosen { isa, bf16_unit, note } = choose(wanted, &SETS, units);
+            (isa, bf16_unit, note.is_some_and(|note| note.contains("not available")))
+        };
+        assert_eq!(of(None, &[]), (Isa::Avx512, None, false));
+        assert_eq!(of(None, VECTOR), (Isa::Avx512, None, false));
+        assert_eq!(of(None, BOTH), (Isa::Avx512, Some(Bf16Unit::Amx), false));
+        assert_eq!(of(Some("avx512"), BOTH), (Isa::Avx512, None, false));
+        assert_eq!(of(Some("avx2"), BOTH), (Isa::Avx2, None, false));
+        assert_eq!(of(Some("amx"), BOTH), (Isa::Avx512, Some(Bf16Unit::Amx), false));
+        assert_eq!(of(Some("avx512bf16"), BOTH), (Isa::Avx512, Some(Bf16Unit::Avx512Bf16), false));
+        assert_eq!(of(Some("amx"), VECTOR), (Isa::Avx512, None, true));
+        assert_eq!(of(Some("sse"), BOTH), (Isa::Avx512, Some(Bf16Unit::Amx), true));
     }
 }

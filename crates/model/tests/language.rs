@@ -251,7 +251,7 @@ fn losses_of_windows_equal_pytorch() {
 }
 
 /// Weights held in bf16 are those rounded to it: the same losses and gradients as of a model with rounded weights, gates
-/// open and closed, whatever is packed anew.
+/// open and closed, whatever is packed anew. Where a unit multiplies bf16, up to its rounding of the activations.
 #[test]
 fn bf16_weights_are_rounded_weights() {
     // Where the head has a table of its own: the input embeddings stay f32.
@@ -293,8 +293,17 @@ fn bf16_weights_are_rounded_weights() {
         };
         let (bf16, rounded, plain) =
             (run(Precision::Bf16, false), run(Precision::F32, true), run(Precision::F32, false));
-        assert_eq!(bf16.0.to_bits(), rounded.0.to_bits(), "{name}");
-        assert!(bf16.1 == rounded.1, "{name}: gradients");
+        if finegates_kernels::cpu::bf16_unit().is_none() {
+            assert_eq!(bf16.0.to_bits(), rounded.0.to_bits(), "{name}");
+            assert!(bf16.1 == rounded.1, "{name}: gradients");
+        } else {
+            // The unit rounds activations and their gradients to 8 bits too, each by up to 1 in 256 and in both directions.
+            assert!((bf16.0 - rounded.0).abs() < 0.004 * rounded.0, "{name}: {} and {}", bf16.0, rounded.0);
+            let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+            let apart = norm(&mut bf16.1.iter().zip(&rounded.1).map(|(a, b)| a - b));
+            let relative = apart / norm(&mut rounded.1.iter().copied());
+            assert!(relative > 1e-6 && relative < 0.02, "{name}: gradients {relative} apart");
+        }
         assert!((bf16.0 - plain.0).abs() > 1e-6 && (bf16.0 - plain.0).abs() < 0.02 * plain.0, "{name}");
     }
 }

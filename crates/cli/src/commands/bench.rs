@@ -279,7 +279,7 @@ fn report(arguments: &BenchArguments, models: Vec<Measured>) -> Report {
     };
     Report {
         cpu: finegates_kernels::cpu::name(),
-        instruction_set: finegates_kernels::cpu::isa().to_string(),
+        instruction_set: finegates_kernels::cpu::instruction_set(),
         threads: rayon::current_num_threads(),
         input,
         rounds: arguments.rounds,

@@ -1,5 +1,6 @@
 //! The blocked product that weights and their gradients go through. It splits rows and panels into tasks, the depth into
-//! blocks, and writes each result once, after its last depth block. A few rows take the way of [`stream`] instead.
+//! blocks, and writes each result once, after its last depth block. A few rows take the way of [`stream`] instead, and bf16
+//! weights that of [`pairs`] where there is a unit for them.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -7,10 +8,11 @@ use std::ops::Range;
 use super::aligned::Aligned;
 use super::operand::{Ahead, Left, Panels, Right};
 use super::packed::PANEL;
+use super::pairs;
 use super::stream::{self, Stream};
 use super::tile::{self, DEPTH_BLOCK, ROW_STRIDE, Tile};
 use crate::activation::{self, Activation};
-use crate::cpu::{Isa, kernel};
+use crate::cpu::{Bf16Unit, Isa, kernel};
 use crate::parallel::{self, Shared};
 
 /// Most rows of a task: with a depth block they fill a part of the second-level cache.
@@ -63,10 +65,16 @@ impl Product<'_> {
     /// # Safety
     /// The places of the target are inside its buffer, for the time of the call nothing else reads or writes them, and no
     /// two results share one.
-    pub(crate) unsafe fn run(&self, isa: Isa) {
+    pub(crate) unsafe fn run(&self, isa: Isa, bf16_unit: Option<Bf16Unit>) {
         if self.right.index.is_none() && (1..=stream::most_rows(isa)).contains(&self.rows) {
             // SAFETY: the caller's promise.
             return unsafe { self.few_rows(isa) };
+        }
+        if let (Some(unit), Panels::Bf16(words)) = (bf16_unit, self.right.panels)
+            && self.rows > stream::most_rows(isa)
+        {
+            // SAFETY: the caller's promise.
+            return unsafe { pairs::run(self, words, isa, unit) };
         }
         let work = self.rows * self.outputs * self.depth;
         let threads = rayon::current_num_threads();
@@ -166,7 +174,7 @@ impl Target<'_> {
     ///
     /// # Safety
     /// As [`Product::run`], for these rows and outputs.
-    unsafe fn write(&self, isa: Isa, first_row: usize, first: usize, outputs: usize, c: &mut [f32]) {
+    pub(super) unsafe fn write(&self, isa: Isa, first_row: usize, first: usize, outputs: usize, c: &mut [f32]) {
         let bias = self.bias.map(|bias| &bias[first..][..outputs]);
         let scale = self.scale.map(|scale| &scale[first..][..outputs]);
         if bias.is_some() || scale.is_some() || self.activation != Activation::None {
@@ -229,7 +237,7 @@ kernel! {
 }
 
 /// The `index`-th of `parts` nearly equal parts of `0..total`.
-fn part(total: usize, parts: usize, index: usize) -> Range<usize> {
+pub(super) fn part(total: usize, parts: usize, index: usize) -> Range<usize> {
     let start = |index: usize| total / parts * index + (total % parts).min(index);
     start(index)..start(index + 1)
 }

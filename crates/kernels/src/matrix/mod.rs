@@ -1,11 +1,13 @@
 //! Products with a frozen weight: gather and scale the input's columns, multiply, then scale, bias, activation and
-//! scatter. The weight is packed once into panels of 32 outputs, in `f32` or bf16; activations and sums are `f32`.
+//! scatter. The weight is packed once into panels of 32 outputs, in `f32` or bf16; activations and sums are `f32`, but that a
+//! unit for bf16 ([`crate::cpu::bf16_unit`]) rounds the activations of a product with a bf16 weight.
 
 pub(crate) mod aligned;
 pub mod bf16;
 mod driver;
 pub(crate) mod operand;
 pub(crate) mod packed;
+pub(crate) mod pairs;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -72,7 +74,8 @@ pub fn together(rows: usize, one: impl FnOnce() + Send, other: impl FnOnce() + S
 /// `out[t, n] = activation(scale[n] · (Σ_k a[t, k] · B[n, k] + bias[n]))`, or `+=`.
 ///
 /// `a` is `input` after gather and scale. `depth` says which depth rows of the packed weight pair with the `k` columns of the
-/// input; `None` = all of them. `k = 0` leaves the bias.
+/// input; `None` = all of them. `k = 0` leaves the bias. With a bf16 weight and more than a few rows `a` is rounded to bf16
+/// where there is a unit for it ([`cpu::bf16_unit`]).
 ///
 /// # Panics
 /// If a shape does not fit, an index is out of range, or two outputs go to the same column.
@@ -100,7 +103,7 @@ pub fn multiply(input: &Input<'_>, weight: &PackedMatrix, depth: Option<&[u32]>,
         },
     };
     // SAFETY: the output is borrowed exclusively, its rows do not overlap and no two outputs share a column (`check_output`).
-    unsafe { product.run(cpu::isa()) };
+    unsafe { product.run(cpu::isa(), cpu::bf16_unit()) };
 }
 
 fn check_input(input: &Input<'_>, k: usize) {
@@ -196,7 +199,7 @@ pub fn multiply_transposed(
             },
         };
         // SAFETY: the output is borrowed exclusively, `[n, k]`, and its rows do not overlap.
-        unsafe { product.run(cpu::isa()) };
+        unsafe { product.run(cpu::isa(), None) };
     }
     PACKED.set(panels);
 }

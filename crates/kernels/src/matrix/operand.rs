@@ -28,14 +28,7 @@ impl Left<'_> {
         match *self {
             Left::Rows { data, stride, columns, scale } => {
                 for (row, out) in rows.zip(out.chunks_mut(ROW_STRIDE)) {
-                    let (row, out) = (&data[row * stride..], &mut out[..k]);
-                    match columns {
-                        Some(columns) => gather(isa, row, &columns[depth.clone()], out),
-                        None => out.copy_from_slice(&row[depth.clone()]),
-                    }
-                    if let Some(scale) = scale {
-                        multiply_by(isa, out, &scale[depth.clone()]);
-                    }
+                    copy_row(isa, &data[row * stride..], columns, scale, depth.clone(), &mut out[..k]);
                 }
             }
             Left::Transposed { data, stride } => {
@@ -48,6 +41,46 @@ impl Left<'_> {
                 }
             }
         }
+    }
+}
+
+impl<'a> Left<'a> {
+    /// The depths `depth` of a row, in `buffer` if they do not lie as they are.
+    pub(crate) fn row<'b>(&self, isa: Isa, row: usize, depth: Range<usize>, buffer: &'b mut [f32]) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        let buffer = &mut buffer[..depth.len()];
+        match *self {
+            Left::Rows { data, stride, columns: None, scale: None } => return &data[row * stride..][depth],
+            Left::Rows { data, stride, columns, scale } => {
+                copy_row(isa, &data[row * stride..], columns, scale, depth, buffer);
+            }
+            Left::Transposed { data, stride } => {
+                for (out, k) in buffer.iter_mut().zip(depth) {
+                    *out = data[k * stride + row];
+                }
+            }
+        }
+        buffer
+    }
+}
+
+/// Gathers and scales the depths `depth` of a row.
+fn copy_row(
+    isa: Isa,
+    row: &[f32],
+    columns: Option<&[u32]>,
+    scale: Option<&[f32]>,
+    depth: Range<usize>,
+    out: &mut [f32],
+) {
+    match columns {
+        Some(columns) => gather(isa, row, &columns[depth.clone()], out),
+        None => out.copy_from_slice(&row[depth.clone()]),
+    }
+    if let Some(scale) = scale {
+        multiply_by(isa, out, &scale[depth]);
     }
 }
 

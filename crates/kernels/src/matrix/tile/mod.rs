@@ -2,7 +2,7 @@
 //! what they share and asserts the shapes.
 //!
 //! Every result is one chain of multiply-adds in ascending depth, whatever the tile it falls in: neither how work was
-//! split nor the other rows of the batch show. Why none multiplies bf16: `docs/decisions/0004-bf16-weights.md`.
+//! split nor the other rows of the batch show. None multiplies bf16: those that do are in [`super::pairs`].
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -109,7 +109,7 @@ impl Job {
 
 /// Splits `rows` into tiles of at most `most` rows, as equal as can be, and shows each as (first row, rows).
 #[inline(always)]
-fn split_rows(rows: usize, most: usize, mut work: impl FnMut(usize, usize)) {
+pub(in crate::matrix) fn split_rows(rows: usize, most: usize, mut work: impl FnMut(usize, usize)) {
     let tiles = rows.div_ceil(most);
     let mut first = 0;
     for tile in 0..tiles {

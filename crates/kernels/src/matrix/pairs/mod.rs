@@ -1,0 +1,266 @@
+//! Products of bf16 by units that multiply pairs: the left operand is rounded to bf16 while it is gathered and scaled, two
+//! depths to a word; the bf16 panels are taken as they lie; sums are `f32`. One driver; a thin file a unit.
+//!
+//! A result depends on the depth alone, never on how rows or panels were split: blocks of the depth are cut at places
+//! fixed by it. Results differ from those of the `f32` tiles by the rounding of the left operand
+//! (`docs/decisions/0005-bf16-products.md`), and between units by the order of the sum.
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(any(test, all(target_arch = "x86_64", target_os = "linux")))]
+mod emulation;
+mod operand;
+#[cfg(test)]
+mod tests;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod trap;
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use super::aligned::Aligned;
+use super::driver::{Product, Target, part};
+use super::packed::PANEL;
+use crate::cpu::{Bf16Unit, Isa};
+use crate::parallel;
+use operand::Weight;
+
+/// Depths of a step: what one tile holds in a row of 64 bytes.
+const STEP: usize = 32;
+/// Words of a step in a row of the left operand: one cache line.
+const STEP_WORDS: usize = STEP / 2;
+/// Words of a step of a panel.
+const PANEL_STEP: usize = STEP_WORDS * PANEL;
+/// Rows of a tile. Left blocks and results have room for a multiple of it.
+const TILE_ROWS: usize = 16;
+
+/// Most steps that a panel's block has: 32 KiB stay in the first-level cache while rows pass by.
+const BLOCK_STEPS: usize = 16;
+/// Most steps for which the left block is filled at a time: with [`ROW_BLOCK`] rows 1 MiB, half a second-level cache.
+const FILL_STEPS: usize = 64;
+/// Most rows of a task, and what they are a multiple of but for the last: two tiles.
+const ROW_BLOCK: usize = 256;
+const ROW_UNIT: usize = 2 * TILE_ROWS;
+/// Most panels of a task whose depth takes several fillings: their unfinished results stay in the second-level cache.
+const PANEL_BLOCK: usize = 24;
+/// Results of a product beyond which they are fetched before they are written: as many as half a second-level cache holds.
+const FAR: usize = 1 << 18;
+/// Multiply-adds below which another task does not pay: a hand-over takes as long.
+const TASK_MULTIPLY_ADDS: usize = 1 << 22;
+
+/// One call of the innermost product: rows times a block of one panel.
+struct Block<'a> {
+    /// Rows of words, `a_stride` apart; a whole number of tiles, those beyond `rows` hold anything.
+    a: &'a [u32],
+    a_stride: usize,
+    rows: usize,
+    /// Whole steps of a panel, each 16 rows of 32 words.
+    b: &'a [u32],
+    /// A last step, filled up with zeros.
+    tail: Option<&'a [u32]>,
+    /// What the next call's `b` will be: it is fetched into the second-level cache on the way. Need not be valid.
+    next: *const u32,
+    /// Told of rows before they are computed.
+    before: &'a dyn Fn(Range<usize>),
+    /// `[rows, 32]`, with room for whole tiles; rows beyond `rows` get anything.
+    c: &'a mut [f32],
+    /// Whether the sums go on from what `c` holds.
+    resume: bool,
+}
+
+impl Block<'_> {
+    /// Steps of the block, with the tail.
+    fn steps(&self) -> usize {
+        self.b.len() / PANEL_STEP + usize::from(self.tail.is_some())
+    }
+
+    /// # Panics
+    /// If a shape does not fit.
+    fn check(&self) {
+        let rows = self.rows.next_multiple_of(TILE_ROWS);
+        assert!(self.b.len().is_multiple_of(PANEL_STEP), "whole steps of a panel");
+        assert!(self.tail.is_none_or(|tail| tail.len() == PANEL_STEP), "a whole last step");
+        assert!(self.steps() > 0 && self.a_stride >= STEP_WORDS * self.steps(), "steps of a block");
+        assert!(
+            rows == 0 || (rows - 1) * self.a_stride + STEP_WORDS * self.steps() <= self.a.len(),
+            "rows of the left"
+        );
+        assert!(rows * PANEL <= self.c.len(), "rows of the result");
+    }
+}
+
+/// `c = a b` or `c += a b`.
+///
+/// # Panics
+/// If a shape does not fit.
+fn multiply(unit: Bf16Unit, block: &mut Block<'_>) {
+    block.check();
+    match unit {
+        // SAFETY: the unit is there, or there would be no such `Bf16Unit`; the caller holds `Ready`; shapes were checked.
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        Bf16Unit::Amx => unsafe { amx::multiply(block) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Bf16Unit::Avx512Bf16 => unsafe { avx512::multiply(block) },
+        #[cfg(test)]
+        Bf16Unit::Emulated => emulation::multiply(block),
+        #[allow(unreachable_patterns)]
+        _ => unreachable!("{unit} is not of this architecture"),
+    }
+}
+
+/// The state that a unit needs on this thread, for as long as it lives.
+struct Ready(Bf16Unit);
+
+impl Ready {
+    fn new(unit: Bf16Unit) -> Self {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if unit == Bf16Unit::Amx {
+            // SAFETY: the unit is there, or there would be no such `Bf16Unit`.
+            unsafe { amx::configure() };
+        }
+        Self(unit)
+    }
+}
+
+impl Drop for Ready {
+    fn drop(&mut self) {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if self.0 == Bf16Unit::Amx {
+            // SAFETY: the unit is there, or there would be no such `Bf16Unit`.
+            unsafe { amx::release() };
+        }
+    }
+}
+
+#[derive(Default)]
+struct Scratch {
+    left: Aligned<u32>,
+    row: Aligned,
+    weight: Aligned<u32>,
+    result: Aligned,
+}
+
+thread_local! {
+    static SCRATCH: Cell<Scratch> = Cell::default();
+}
+
+/// Computes a product whose right operand are the bf16 panels `words` in rayon's current pool.
+///
+/// # Safety
+/// As [`Product::run`].
+pub(super) unsafe fn run(product: &Product<'_>, words: &[u32], isa: Isa, unit: Bf16Unit) {
+    let work = product.rows * product.outputs * product.depth;
+    let threads = rayon::current_num_threads();
+    let wanted = if threads == 1 { 1 } else { (work / TASK_MULTIPLY_ADDS).clamp(1, 2 * threads) };
+    let panels = product.outputs.div_ceil(PANEL);
+    let most_panels = if product.depth.div_ceil(STEP) > FILL_STEPS { PANEL_BLOCK } else { panels.max(1) };
+    // Rows are split first: they are then rounded once. Panels make up for what is missing.
+    let units = product.rows.div_ceil(ROW_UNIT);
+    let mut row_blocks = product.rows.div_ceil(ROW_BLOCK);
+    let panel_blocks = panels.div_ceil(most_panels).max(wanted.div_ceil(row_blocks.max(1))).min(panels);
+    if wanted > 1 && panel_blocks == 1 && row_blocks > 1 {
+        row_blocks = row_blocks.next_multiple_of(threads).min(units);
+    }
+    parallel::tasks(row_blocks * panel_blocks, wanted > 1, |task| {
+        let (row_block, panel_block) = (task / panel_blocks, task % panel_blocks);
+        let rows = part(units, row_blocks, row_block);
+        let rows = rows.start * ROW_UNIT..product.rows.min(rows.end * ROW_UNIT);
+        let weight = Weight { words, stored_depth: product.right.stored_depth, index: product.right.index };
+        // SAFETY: tasks write different rows or different panels; the rest is the caller's promise.
+        unsafe { block(product, weight, isa, unit, rows, part(panels, panel_blocks, panel_block)) };
+    });
+}
+
+/// # Safety
+/// As [`Product::run`], for the rows and panels given.
+unsafe fn block(
+    product: &Product<'_>,
+    weight: Weight<'_>,
+    isa: Isa,
+    unit: Bf16Unit,
+    rows: Range<usize>,
+    panels: Range<usize>,
+) {
+    let mut scratch = SCRATCH.take();
+    let steps = product.depth.div_ceil(STEP);
+    let fills = steps.div_ceil(FILL_STEPS).max(1);
+    // An odd number of lines spreads the rows over the sets of the cache.
+    let stride = STEP_WORDS * (steps.div_ceil(fills) | 1);
+    let room = rows.len().next_multiple_of(TILE_ROWS);
+    let left = scratch.left.room(room * stride);
+    let buffer = scratch.row.room(FILL_STEPS * STEP);
+    let regrouped = scratch.weight.room(BLOCK_STEPS * PANEL_STEP);
+    // With one filling every panel is finished at once and can use the same place.
+    let results = scratch.result.room(room * PANEL * if fills == 1 { 1 } else { panels.len() });
+    let far = product.target.columns.is_none() && product.rows * product.outputs > FAR;
+    let ready = Ready::new(unit);
+    for fill in 0..fills {
+        let filled = part(steps, fills, fill);
+        let depth = filled.start * STEP..product.depth.min(filled.end * STEP);
+        for (row, out) in rows.clone().zip(left.chunks_mut(stride)) {
+            let values = product.left.row(isa, row, depth.clone(), buffer);
+            operand::round_row(isa, unit, values, &mut out[..STEP_WORDS * filled.len()]);
+        }
+        for panel in panels.clone() {
+            let place = if fills == 1 { 0 } else { panel - panels.start };
+            let c = &mut results[place * room * PANEL..][..room * PANEL];
+            let outputs = PANEL.min(product.outputs - panel * PANEL);
+            let blocks = filled.len().div_ceil(BLOCK_STEPS);
+            for block in 0..blocks {
+                let own = part(filled.len(), blocks, block);
+                let first = filled.start + own.start;
+                let depth = first * STEP..product.depth.min((filled.start + own.end) * STEP);
+                let (b, tail) = weight.block(isa, panel, depth.clone(), regrouped);
+                let next = match block + 1 == blocks {
+                    true if panel + 1 < panels.end => weight.start(panel + 1, filled.start * STEP),
+                    _ => weight.start(panel, depth.end),
+                };
+                let last = far && fill + 1 == fills && block + 1 == blocks;
+                let before = |own: Range<usize>| {
+                    if last {
+                        let rows = rows.start + own.start..rows.start + own.end;
+                        // SAFETY: the caller's promise.
+                        unsafe { fetch(&product.target, rows, panel * PANEL, outputs) };
+                    }
+                };
+                let (a, resume, before) = (&left[own.start * STEP_WORDS..], first > 0, &before);
+                let rows = rows.len();
+                multiply(unit, &mut Block { a, a_stride: stride, rows, b, tail, next, before, c, resume });
+            }
+            if fill + 1 == fills {
+                if steps == 0 {
+                    c.fill(0.0);
+                }
+                let c = &mut c[..rows.len() * PANEL];
+                // SAFETY: the caller's promise.
+                unsafe { product.target.write(isa, rows.start, panel * PANEL, outputs, c) };
+            }
+        }
+    }
+    drop(ready);
+    SCRATCH.set(scratch);
+}
+
+/// Fetches the places that [`Target::write`] will write, to be written: rows lie far apart, where nothing else would fetch
+/// them ahead.
+///
+/// # Safety
+/// As [`Product::run`], for these rows and outputs.
+unsafe fn fetch(target: &Target<'_>, rows: Range<usize>, first: usize, outputs: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for row in rows.clone() {
+        let start = row * target.stride + first;
+        for place in (0..outputs).step_by(16).chain([outputs - 1]) {
+            // SAFETY: the place is inside the buffer by the caller's promise, and nothing is read or written; every CPU with
+            // AVX-512 has the instruction, and elsewhere it does nothing.
+            unsafe {
+                let place = target.out.place(start + place);
+                std::arch::asm!("prefetchw [{}]", in(reg) place, options(nostack, preserves_flags, readonly));
+            }
+        }
+    }
+    let _ = (target, rows, first, outputs);
+}
