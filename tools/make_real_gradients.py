@@ -3,7 +3,7 @@
     python tools/make_real_gradients.py SMOLLM2_FOLDER
 
 Gates are their own values, 1 + 0.03 times a counter normal. A gradient vector is told by its length and by its products
-with two vectors of counter normals: a difference in any direction shows in them. Its largest numbers are there as well.
+with two vectors of counter normals: a difference in any direction shows in them.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from gates import add_gates
 
 FIRST_STREAM = 2_000_000
 MEAN, STD = 1.0, 0.03
-TEXTS, LARGEST = 3, 3
+TEXTS = 3
 
 
 def main():
@@ -63,7 +63,6 @@ def main():
         probes = [counter_normal(FIRST_STREAM + 3 * place + other, gradient.numel()) for other in (1, 2)]
         products = [float(gradient @ torch.from_numpy(probe).double()) for probe in probes]
         entry = {"name": name, "norm": float(gradient.norm()), "products": products}
-        entry |= {"largest": {int(index): float(gradient[index]) for index in gradient.abs().topk(LARGEST).indices}}
         lines.append(json.dumps(entry | {"rounding": float(f"{rounding[name]:.1e}")}))
     head = {"format": 1, "examples": chosen, "first_stream": FIRST_STREAM, "mean": MEAN, "std": STD}
     head |= {"loss_f64": loss, "loss_f32": single_loss}

@@ -89,7 +89,8 @@ fn compare(name: &str, folder: &Path, tolerance: f64) {
     }
 }
 
-/// Gradients of every gate: their largest numbers, their length, and products with two vectors that any difference shows in.
+/// Gradients of every gate: their length, and products with two vectors that any difference shows in, within 1e-4 of the length; where
+/// PyTorch's own f32 is more than a third of that from f64, three times as far.
 fn compare_gradients(path: &Path, examples: &[Value], checkpoint: &Checkpoint) {
     let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).expect("a golden")).expect("JSON");
     let purpose = Purpose::Training { method: Method::Gates, gates: GateSettings::Direct };

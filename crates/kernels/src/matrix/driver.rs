@@ -148,7 +148,8 @@ impl Product<'_> {
         };
         let results = scratch.result.room(result_length * kept_panels);
         for depth_block in 0..depth_blocks {
-            let depth = part(self.depth, depth_blocks, depth_block);
+            // Cut where [`stream`] cuts, so that a row has the same bits either way.
+            let depth = depth_block * DEPTH_BLOCK..self.depth.min((depth_block + 1) * DEPTH_BLOCK);
             self.left.fill(isa, rows.clone(), depth.clone(), left);
             for panel in panels.clone() {
                 let outputs = PANEL.min(self.outputs - panel * PANEL);

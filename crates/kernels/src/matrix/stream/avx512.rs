@@ -41,6 +41,11 @@ impl Vector for __m512 {
         unsafe { _mm512_fmadd_ps(factor, self, sum) }
     }
     #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_add_ps(self, other) }
+    }
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller's promise.
         unsafe { _mm512_storeu_ps(to, self) }

@@ -1,7 +1,7 @@
 //! A few rows of activations against panels that are read once, at the speed of memory: two panels side by side, their
 //! whole depth, results in registers. One generic body; a thin file an instruction set.
 //!
-//! Every result is the chain of multiply-adds that the tiles make, so that a row has the same bits either way.
+//! Every result is the sum of chains of multiply-adds that the tiles make, so that a row has the same bits either way.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -115,6 +115,7 @@ trait Vector: Copy {
     unsafe fn load_odd(from: *const f32) -> Self;
     /// `factor * self + sum`.
     unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self;
+    unsafe fn add(self, other: Self) -> Self;
     unsafe fn store(self, to: *mut f32);
 }
 
@@ -174,9 +175,17 @@ unsafe fn run<V: Vector, const N: usize, const M: usize, const P: usize, const B
                 }
             }
             first = end;
+            if first * depths % DEPTH_BLOCK == 0 && first < whole {
+                put(&job, &sums, block);
+                sums = [[[V::zero(); N]; P]; M];
+            }
         }
         if whole * depths < job.depth {
             let last = job.depth - 1;
+            if last > 0 && last % DEPTH_BLOCK == 0 {
+                put(&job, &sums, last / DEPTH_BLOCK - 1);
+                sums = [[[V::zero(); N]; P]; M];
+            }
             let a = job.a.add(last / DEPTH_BLOCK * job.block + last % DEPTH_BLOCK);
             for (i, sums) in sums.iter_mut().enumerate() {
                 for (p, sums) in sums.iter_mut().enumerate() {
@@ -187,10 +196,29 @@ unsafe fn run<V: Vector, const N: usize, const M: usize, const P: usize, const B
                 }
             }
         }
-        for (i, sums) in sums.iter().enumerate() {
-            for (p, sums) in sums.iter().enumerate() {
-                for (n, &sum) in sums.iter().enumerate() {
-                    sum.store(job.c.add(p * job.c_panel + i * PANEL + n * V::LANES));
+        put(&job, &sums, job.depth.saturating_sub(1) / DEPTH_BLOCK);
+    }
+}
+
+/// Writes the sums of a depth block, the first one, or adds them.
+///
+/// # Safety
+/// As [`run`].
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn put<V: Vector, const N: usize, const M: usize, const P: usize>(
+    job: &Job,
+    sums: &[[[V; N]; P]; M],
+    block: usize,
+) {
+    for (i, sums) in sums.iter().enumerate() {
+        for (p, sums) in sums.iter().enumerate() {
+            for (n, &sum) in sums.iter().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let place = job.c.add(p * job.c_panel + i * PANEL + n * V::LANES);
+                    let sum = if block > 0 { V::load(place).add(sum) } else { sum };
+                    sum.store(place);
                 }
             }
         }

@@ -63,13 +63,6 @@ unsafe fn half_tile<const M: usize, const INDEXED: bool>(job: Job) {
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
     // SAFETY: all offsets stay inside the blocks by the caller's promise.
     unsafe {
-        if job.resume {
-            for (i, sums) in sums.iter_mut().enumerate() {
-                for (v, sum) in sums.iter_mut().enumerate() {
-                    *sum = _mm256_loadu_ps(c.add(i * PANEL + 8 * v));
-                }
-            }
-        }
         for k in 0..job.k {
             let offset = job.offset::<INDEXED>(k);
             job.fetch::<INDEXED>(k, offset);
@@ -83,7 +76,9 @@ unsafe fn half_tile<const M: usize, const INDEXED: bool>(job: Job) {
         }
         for (i, sums) in sums.iter().enumerate() {
             for (v, &sum) in sums.iter().enumerate() {
-                _mm256_storeu_ps(c.add(i * PANEL + 8 * v), sum);
+                let place = c.add(i * PANEL + 8 * v);
+                let sum = if job.resume { _mm256_add_ps(_mm256_loadu_ps(place), sum) } else { sum };
+                _mm256_storeu_ps(place, sum);
             }
         }
     }

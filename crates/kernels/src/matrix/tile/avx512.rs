@@ -72,13 +72,6 @@ unsafe fn tile<const M: usize, const V: usize, const INDEXED: bool>(job: Job) {
     let mut sums = [[_mm512_setzero_ps(); V]; M];
     // SAFETY: all offsets stay inside the blocks by the caller's promise.
     unsafe {
-        if job.resume {
-            for (i, sums) in sums.iter_mut().enumerate() {
-                for (v, sum) in sums.iter_mut().enumerate() {
-                    *sum = _mm512_loadu_ps(c.add(i * PANEL + 16 * v));
-                }
-            }
-        }
         for k in 0..job.k {
             let offset = job.offset::<INDEXED>(k);
             job.fetch::<INDEXED>(k, offset);
@@ -95,7 +88,9 @@ unsafe fn tile<const M: usize, const V: usize, const INDEXED: bool>(job: Job) {
         }
         for (i, sums) in sums.iter().enumerate() {
             for (v, &sum) in sums.iter().enumerate() {
-                _mm512_storeu_ps(c.add(i * PANEL + 16 * v), sum);
+                let place = c.add(i * PANEL + 16 * v);
+                let sum = if job.resume { _mm512_add_ps(_mm512_loadu_ps(place), sum) } else { sum };
+                _mm512_storeu_ps(place, sum);
             }
         }
     }

@@ -1,7 +1,8 @@
 //! The innermost product: a block of rows times one panel of 32 outputs. One file an instruction set; this one holds
 //! what they share and asserts the shapes.
 //!
-//! Every result is one chain of multiply-adds in ascending depth, whatever the tile it falls in: neither how work was
+//! Every result is a sum of chains of multiply-adds, one for each [`DEPTH_BLOCK`] depths, in ascending order: a single chain over tens of
+//! thousands of depths (a vocabulary) would lose digits. It is the same whatever the tile it falls in: neither how work was
 //! split nor the other rows of the batch show. None multiplies bf16: those that do are in [`super::pairs`].
 
 #[cfg(target_arch = "x86_64")]
@@ -36,7 +37,7 @@ pub(crate) struct Tile<'a> {
     pub(crate) outputs: usize,
     /// `[rows, 32]`.
     pub(crate) c: &'a mut [f32],
-    /// Whether the chain goes on from what `c` holds.
+    /// Whether the chains are added to what `c` holds.
     pub(crate) resume: bool,
 }
 

@@ -40,11 +40,6 @@ fn dispatch(rows: usize, a: &[f32], b: impl Iterator<Item = [f32; LANES]>, k: us
 
 fn part<const M: usize>(a: &[f32], b: impl Iterator<Item = [f32; LANES]>, k: usize, c: &mut [f32], resume: bool) {
     let mut sums = [[0.0_f32; LANES]; M];
-    if resume {
-        for (i, sums) in sums.iter_mut().enumerate() {
-            sums.copy_from_slice(&c[i * PANEL..][..LANES]);
-        }
-    }
     let rows: [&[f32]; M] = std::array::from_fn(|i| &a[i * ROW_STRIDE..][..k]);
     for (k, lanes) in (0..k).zip(b) {
         for (sums, row) in sums.iter_mut().zip(&rows) {
@@ -54,6 +49,8 @@ fn part<const M: usize>(a: &[f32], b: impl Iterator<Item = [f32; LANES]>, k: usi
         }
     }
     for (i, sums) in sums.iter().enumerate() {
-        c[i * PANEL..][..LANES].copy_from_slice(sums);
+        for (c, sum) in c[i * PANEL..][..LANES].iter_mut().zip(sums) {
+            *c = if resume { *c + sum } else { *sum };
+        }
     }
 }
