@@ -7,6 +7,7 @@ mod commands;
 mod curve;
 mod figures;
 mod interrupt;
+mod memory;
 mod output;
 mod progress;
 mod table;

@@ -1,29 +1,32 @@
 //! From a gated model to a compact folder: fold, slice, write beside, read back, compare, rename into place.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use finegates_checkpoint::adapter::Adapter;
 use finegates_checkpoint::checkpoint::Checkpoint;
-use finegates_checkpoint::tensors::{TensorToWrite, write_tensors};
 use finegates_checkpoint::write::{copy_into, replace_folder, write_atomic};
-use finegates_model::{Batch, LoadOptions, Method, Model, Projection};
+use finegates_model::{Batch, GateState, LoadOptions, Method, Task, run_layerwise};
 
 use crate::Error;
 use crate::config;
-use crate::fold::{Folded, Whole, fold};
 use crate::liveness::liveness;
 use crate::removal::{Removal, open_sets};
 use crate::report::{self, Change, FORMAT_VERSION, Report, Source};
 use crate::verify::verify;
+use crate::weights::write_weights;
 
 /// What to compress, and where to.
 #[derive(Debug)]
 pub struct Request<'a> {
-    /// The checkpoint that the model was loaded from.
+    /// The checkpoint that was trained on.
     pub base: &'a Checkpoint,
-    /// The gated model, loaded with `keep_weights`, its adapter applied, its gates at evaluation.
-    pub model: &'a Model,
+    /// What training changed of it; none where nothing is.
+    pub adapter: Option<&'a Adapter>,
+    /// What the head predicts.
+    pub task: Task,
+    /// Classes of the head; `None` takes the checkpoint's.
+    pub classes: Option<usize>,
     /// How it was trained.
     pub method: Method,
     /// Labels in the order of their ids; empty to keep those of the model's config.
@@ -43,49 +46,42 @@ pub struct Request<'a> {
 /// Removes what the gates closed and what died with it, and writes what is left as a compact checkpoint.
 ///
 /// The folder is written beside its place, loaded back and compared with the gated model on the probe before it is
-/// renamed; on any error `destination` is as it was.
+/// renamed; on any error `destination` is as it was. Neither model is ever whole in memory: layers are run one at a time,
+/// and weights go from the base to the file one at a time.
 ///
 /// # Errors
-/// A model without anything to remove by its kind (full fine-tuning, already compact), a destination in the way, files
-/// that cannot be read or written, and logits that differ.
+/// A model without anything to remove by its kind (full fine-tuning, already compact), an adapter that does not fit, a
+/// missing head, a destination in the way, files that cannot be read or written, and logits that differ.
 pub fn compress(request: &Request<'_>) -> Result<Report, Error> {
     refuse_what_cannot_shrink(request)?;
     check_destination(request)?;
-    let model = request.model;
-    let gates: Vec<_> =
-        model.projections().filter(|projection| projection.gates().is_some()).map(Projection::gate_state).collect();
-    let open = open_sets(model.wiring(), &gates)?;
-    let live = liveness(model.wiring(), &open);
-    let removal = Removal::count(model.wiring(), &gates, &open, &live)?;
-    let folded: Vec<Folded> = model
-        .projections()
-        .zip(&live)
-        .map(|(projection, live)| {
-            let path = projection.path();
-            let state = gates.iter().find(|state| state.path == path);
-            let weight = projection.weight().ok_or_else(|| Error::WeightGone { path: path.to_owned() })?;
-            let gates = state.map(|state| (state.rows.as_slice(), state.columns.as_slice()));
-            Ok(fold(&Whole { weight, bias: projection.bias(), gates }, live))
-        })
-        .collect::<Result<_, Error>>()?;
+    if request.probe.iter().all(|batch| batch.sequences() == 0) {
+        return Err(Error::EmptyProbe);
+    }
+    let options = LoadOptions { task: request.task, ..LoadOptions::default() };
+    let with_labels = LoadOptions { labels: request.classes, ..options };
+    let gated = run_layerwise(request.base, &with_labels, request.adapter, request.probe)?;
+    if !gated.report.initialised.is_empty() {
+        return Err(Error::NoHead { names: gated.report.initialised });
+    }
+    let gates: Vec<GateState> = gated.projections.iter().filter_map(|projection| projection.gates.clone()).collect();
+    let open = open_sets(&gated.wiring, &gates)?;
+    let live = liveness(&gated.wiring, &open);
+    let removal = Removal::count(&gated.wiring, &gates, &open, &live)?;
 
     let (parent, beside) = make_folder_beside(request.destination)?;
     let folder = beside.path();
-    let written = write_model(model, &folded, folder)?;
+    let written = write_weights(request.base, &gated, &live, folder)?;
     let size_bytes = Change { before: request.base.tensors.size_bytes(), after: written.size_bytes };
-    config::write(request, folder)?;
+    config::write(request, &gated, folder)?;
     for file in request.tokenizer_files {
         copy_into(file, folder)?;
     }
-    let verification = {
-        let checkpoint = Checkpoint::open(folder)?;
-        let (compact, loaded) =
-            Model::load(&checkpoint, &LoadOptions { task: model.task(), ..LoadOptions::default() })?;
-        if !loaded.initialised.is_empty() {
-            return Err(Error::Incomplete { names: loaded.initialised });
-        }
-        verify(model, &compact, request.probe)?
-    };
+    let compact = run_layerwise(&Checkpoint::open(folder)?, &options, None, request.probe)?;
+    if !compact.report.initialised.is_empty() {
+        return Err(Error::Incomplete { names: compact.report.initialised });
+    }
+    let verification = verify(&gated.logits, &compact.logits, request.probe)?;
     let report = Report {
         format_version: FORMAT_VERSION,
         written_by: concat!("finegates ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -185,48 +181,6 @@ fn make_folder_beside(destination: &Path) -> Result<(PathBuf, tempfile::TempDir)
     }
     let beside = builder.tempdir_in(&parent).map_err(fail)?;
     Ok((parent, beside))
-}
-
-/// What the weights take, whole and written.
-struct Written {
-    parameters: Change,
-    size_bytes: u64,
-}
-
-/// Writes `model.safetensors`: the projections as they are left, everything else as it is.
-fn write_model(model: &Model, folded: &[Folded], folder: &Path) -> Result<Written, Error> {
-    let mut tensors = Vec::new();
-    let mut replaced = BTreeSet::new();
-    for (projection, left) in model.projections().zip(folded) {
-        let name = |suffix: &str| format!("{}.{suffix}", projection.path());
-        let (rows, columns) = (left.kept_rows.len(), left.kept_columns.len());
-        tensors.push(TensorToWrite::f32(name("weight"), vec![rows, columns], &left.weight));
-        if let Some(bias) = &left.bias {
-            tensors.push(TensorToWrite::f32(name("bias"), vec![rows], bias));
-        }
-        tensors.push(TensorToWrite::u32(name("kept_rows"), &left.kept_rows));
-        tensors.push(TensorToWrite::u32(name("kept_columns"), &left.kept_columns));
-        replaced.extend([name("weight"), name("bias")]);
-    }
-    let mut parameters = Change::default();
-    for parameter in model.all_parameters() {
-        let count = parameter.shape.iter().product::<usize>();
-        parameters.before += count as u64;
-        if replaced.contains(&parameter.name) {
-            continue;
-        }
-        if parameter.value.len() != count {
-            return Err(Error::WeightGone { path: parameter.name.clone() });
-        }
-        parameters.after += count as u64;
-        tensors.push(TensorToWrite::f32(parameter.name.as_str(), parameter.shape.as_slice(), &parameter.value));
-    }
-    parameters.after +=
-        folded.iter().map(|left| (left.weight.len() + left.bias.as_ref().map_or(0, Vec::len)) as u64).sum::<u64>();
-    let path = folder.join("model.safetensors");
-    write_tensors(&path, &tensors, &BTreeMap::from([("format".to_owned(), "pt".to_owned())]))?;
-    let size_bytes = fs::metadata(&path).map_err(|source| Error::Folder { path, source })?.len();
-    Ok(Written { parameters, size_bytes })
 }
 
 /// What a reader of the numbers should know.

@@ -4,18 +4,17 @@ use std::path::Path;
 
 use finegates_checkpoint::compact::CompactInfo;
 use finegates_checkpoint::write::write_atomic;
-use finegates_model::Task;
+use finegates_model::{Layerwise, Task};
 use serde_json::{Map, Value, json};
 
 use crate::Error;
 use crate::compress::Request;
 
 /// Writes the file into `folder`.
-pub(crate) fn write(request: &Request<'_>, folder: &Path) -> Result<(), Error> {
-    let model = request.model;
-    let config = model.config();
+pub(crate) fn write(request: &Request<'_>, gated: &Layerwise, folder: &Path) -> Result<(), Error> {
+    let config = &request.base.config;
     let mut object = config.raw.clone();
-    let language = model.task() == Task::Language;
+    let language = request.task == Task::Language;
     let class = config.family.language_class().filter(|_| language).unwrap_or(config.family.classifier_class());
     object.insert("architectures".to_owned(), json!([class]));
     for key in ["dtype", "torch_dtype"] {
@@ -24,14 +23,15 @@ pub(crate) fn write(request: &Request<'_>, folder: &Path) -> Result<(), Error> {
     }
     if !language {
         let labels = if request.labels.is_empty() { &config.labels } else { request.labels };
-        if labels.len() != model.classes() && !labels.is_empty() {
-            return Err(Error::Labels { expected: model.classes(), found: labels.len() });
+        if labels.len() != gated.classes && !labels.is_empty() {
+            return Err(Error::Labels { expected: gated.classes, found: labels.len() });
         }
-        write_labels(&mut object, labels, model.classes());
-        let problem = if model.regression() { "regression" } else { "single_label_classification" };
+        write_labels(&mut object, labels, gated.classes);
+        // As a model sees it: one class is a number.
+        let problem = if gated.classes == 1 { "regression" } else { "single_label_classification" };
         object.insert("problem_type".to_owned(), json!(problem));
     }
-    let places = model.wiring().projections.iter();
+    let places = gated.wiring.projections.iter();
     let projections = places.map(|place| (place.path.clone(), (place.rows, place.columns))).collect();
     object.insert("finegates".to_owned(), CompactInfo { projections }.to_json());
     let mut text = serde_json::to_vec_pretty(&object).expect("an object is always JSON");

@@ -109,11 +109,11 @@ pub enum Error {
         /// Labels given.
         found: usize,
     },
-    /// A weight that was given up after packing.
-    #[error("{path}: the weight is no longer readable; load the model with keep_weights")]
-    WeightGone {
-        /// Module path or tensor name.
-        path: String,
+    /// A head that neither the adapter nor the base has.
+    #[error("no task head: neither the adapter nor its base has {}; train it first", names.join(", "))]
+    NoHead {
+        /// Its tensors.
+        names: Vec<String>,
     },
     /// The written checkpoint lacks tensors that the model needs.
     #[error("the compact checkpoint lacks {}; this is a bug of finegates, nothing was written", names.join(", "))]

@@ -51,8 +51,18 @@ pub fn fold(whole: &Whole<'_>, live: &OpenSets) -> Folded {
             })),
         }
     }
-    let bias = whole.bias.map(|bias| kept_rows.iter().map(|&row| row_gate(row) * bias[row as usize]).collect());
+    let bias = whole.bias.map(|bias| fold_bias(bias, whole.gates.map(|(gates, _)| gates), live));
     Folded { weight, bias, kept_rows, kept_columns }
+}
+
+/// `b' = ω_r ⊙ b`, restricted to what is live.
+///
+/// # Panics
+/// If the lengths do not fit each other.
+pub fn fold_bias(bias: &[f32], row_gates: Option<&[f32]>, live: &OpenSets) -> Vec<f32> {
+    assert_eq!(bias.len(), live.rows.len(), "one bias a row");
+    let gate = |row: usize| row_gates.map_or(1.0, |gates| gates[row]);
+    live.row_indices().into_iter().map(|row| gate(row as usize) * bias[row as usize]).collect()
 }
 
 #[cfg(test)]

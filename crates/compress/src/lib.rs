@@ -15,6 +15,7 @@ pub mod report;
 mod config;
 pub mod fold;
 pub mod verify;
+mod weights;
 
 pub mod error;
 

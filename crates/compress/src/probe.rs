@@ -1,18 +1,19 @@
 //! A probe for verification when no text is at hand: sequences of token ids that are arbitrary but always the same.
 
-use finegates_model::{Batch, Model};
+use finegates_checkpoint::Checkpoint;
+use finegates_model::{Batch, load};
 
 /// Lengths of the sequences, as far as the position table allows: a single token, odd lengths, and a longer one.
 const LENGTHS: [usize; 8] = [1, 2, 5, 9, 17, 33, 64, 128];
 
-/// Token ids spread over the vocabulary, in two segments where the family has them, in one batch.
+/// Token ids spread over the vocabulary of a checkpoint, in two segments where the family has them, in one batch.
 ///
 /// Real text is the better probe, for its logits have the scale that matters; this one reaches every row of every
 /// matrix just as well.
-pub fn synthetic_probe(model: &Model) -> Vec<Batch> {
-    let config = model.config();
+pub fn synthetic_probe(checkpoint: &Checkpoint) -> Vec<Batch> {
+    let (config, longest) = (&checkpoint.config, load::longest(checkpoint));
     let mut batch = Batch::default();
-    for (sequence, length) in LENGTHS.into_iter().filter(|&length| length <= model.max_length()).enumerate() {
+    for (sequence, length) in LENGTHS.into_iter().filter(|&length| length <= longest).enumerate() {
         let token = |at: usize| {
             // Steps of a prime through the vocabulary, another start for every sequence.
             let id = ((sequence * 104_729 + at * 7_919 + 11) % config.vocabulary) as u32;

@@ -210,14 +210,22 @@ fn failure_leaves_nothing_behind() {
 #[test]
 fn model_that_would_answer_otherwise_is_not_written() {
     let place = tempfile::tempdir().unwrap();
-    // The model in memory has another epsilon than its config.json says, so what is written cannot agree with it.
+    // What is run has another epsilon than its config.json says, so what is written cannot agree with it.
     let mut base = checkpoint("bert");
     base.config.norm_eps = 0.5;
-    let options = LoadOptions { keep_weights: true, ..LoadOptions::default() };
-    let (model, _) = Model::load(&base, &options).unwrap();
+    let (model, _) = Model::load(&base, &LoadOptions::default()).unwrap();
     let error = Tiny::new(base, model).compress(&place.path().join("compact")).unwrap_err();
     assert!(matches!(error, Error::LogitsDiffer { .. }), "{error}");
     assert!(error.to_string().contains("nothing was written"), "{error}");
+    assert_eq!(names(place.path()), [""; 0]);
+}
+
+#[test]
+fn model_without_a_head_for_its_task_is_refused_by_name() {
+    let place = tempfile::tempdir().unwrap();
+    let tiny = some_closed("bert");
+    let other = tiny.compress_with(&place.path().join("compact"), |request| request.classes = Some(7)).unwrap_err();
+    assert!(other.to_string().contains("no task head") && other.to_string().contains("classifier.weight"), "{other}");
     assert_eq!(names(place.path()), [""; 0]);
 }
 
@@ -242,13 +250,4 @@ fn model_that_cannot_shrink_is_refused_with_the_reason() {
     let again = Tiny::new(base, reload(&destination));
     let error = again.compress(&place.path().join("again")).unwrap_err();
     assert!(error.to_string().contains("already compact"), "{error}");
-}
-
-#[test]
-fn model_without_its_weights_says_how_to_load_it() {
-    let place = tempfile::tempdir().unwrap();
-    let base = checkpoint("bert");
-    let (model, _) = Model::load(&base, &LoadOptions::default()).unwrap();
-    let error = Tiny::new(base, model).compress(&place.path().join("compact")).unwrap_err();
-    assert!(error.to_string().contains("keep_weights"), "{error}");
 }

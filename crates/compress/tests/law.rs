@@ -257,7 +257,7 @@ fn added_biases_are_kept_with_what_is_left() {
             let data: Vec<f32> = (0..place.rows).map(|_| numbers.next() as f32 - 0.5).collect();
             adapter.tensors.insert(format!("{}.bias", place.path), Tensor { shape: vec![place.rows], data });
         }
-        tiny.model.apply_adapter(&adapter).unwrap();
+        tiny.adapt(adapter);
         assert!(tiny.model.wiring().projections.iter().all(|place| place.bias), "{family}");
         let folder = tempfile::tempdir().unwrap();
         tiny.compress(&folder.path().join("compact")).unwrap();

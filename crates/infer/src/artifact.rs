@@ -280,27 +280,39 @@ impl Artifact {
     /// # Errors
     /// Files that cannot be read or do not fit together.
     pub fn load_model(&self, checkpoint: &Checkpoint, loading: &Loading) -> Result<(Model, LoadReport), Error> {
-        let &Loading { task, keep_weights, precision } = loading;
+        let &Loading { task, precision } = loading;
         let adapter = self.read_adapter()?;
-        let labels = match &adapter {
-            Some(adapter) if task == Task::Classify => {
-                head_rows(adapter).or_else(|| Some(self.labels(checkpoint).ok()?.len()).filter(|&n| n > 0))
-            }
-            _ => None,
-        };
-        let options = LoadOptions { task, labels, keep_weights, precision, ..LoadOptions::default() };
+        let labels = self.classes(checkpoint, adapter.as_ref(), task);
+        let options = LoadOptions { task, labels, precision, ..LoadOptions::default() };
         let (mut model, mut report) = Model::load(checkpoint, &options)?;
         if let Some(adapter) = &adapter {
             let folder = self.adapter.as_deref().unwrap_or(&self.folder);
             let named = |error| Error::Adapter { folder: folder.to_owned(), source: Box::new(error) };
             model.apply_adapter(adapter).map_err(named)?;
-            // The labels of the base are another head's; those beside the adapter are this one's.
-            if task == Task::Classify && folder.join("config.json").is_file() {
-                finegates_checkpoint::Config::read(folder)?.check_labels(folder, model.classes())?;
+            if task == Task::Classify {
+                self.check_labels(model.classes())?;
             }
             report.initialised.retain(|name| !adapter.tensors.contains_key(name));
         }
         Ok((model, report))
+    }
+
+    /// The classes of the head of its adapter; none where there is no adapter or the head is none of a classifier.
+    pub fn classes(&self, checkpoint: &Checkpoint, adapter: Option<&Adapter>, task: Task) -> Option<usize> {
+        let adapter = adapter.filter(|_| task == Task::Classify)?;
+        head_rows(adapter).or_else(|| Some(self.labels(checkpoint).ok()?.len()).filter(|&n| n > 0))
+    }
+
+    /// Checks that the labels beside the adapter, if there are any, name so many classes. Those of the base are another
+    /// head's.
+    ///
+    /// # Errors
+    /// A config.json that cannot be read, or names others.
+    pub fn check_labels(&self, classes: usize) -> Result<(), Error> {
+        let Some(folder) = self.adapter.as_ref().filter(|folder| folder.join("config.json").is_file()) else {
+            return Ok(());
+        };
+        Ok(finegates_checkpoint::Config::read(folder)?.check_labels(folder, classes)?)
     }
 }
 
@@ -309,8 +321,6 @@ impl Artifact {
 pub struct Loading {
     /// What its head is to predict.
     pub task: Task,
-    /// Keep the plain weights readable, for compression.
-    pub keep_weights: bool,
     /// What packed weights are held in.
     pub precision: Precision,
 }

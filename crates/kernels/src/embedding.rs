@@ -1,6 +1,8 @@
-//! Rows of a table picked by identifier, and the gradient sent back to them.
+//! Rows of a table picked by identifier, and the gradient sent back to them. Tables may be plain, rounded to bf16, or a
+//! weight that is packed for products.
 
 use crate::cpu::{self, kernel};
+use crate::matrix::{PackedMatrix, bf16};
 use crate::parallel;
 
 kernel! {
@@ -9,6 +11,20 @@ kernel! {
             for (out, &value) in out.iter_mut().zip(&table[id as usize * width..][..width]) {
                 *out += value;
             }
+        }
+    }
+
+    fn gather_bf16_rows(table: &[u16], width: usize, ids: &[u32], out: &mut [f32]) {
+        for (&id, out) in ids.iter().zip(out.chunks_exact_mut(width)) {
+            for (out, &value) in out.iter_mut().zip(&table[id as usize * width..][..width]) {
+                *out += bf16::widen(value);
+            }
+        }
+    }
+
+    fn narrow(values: &[f32], out: &mut [u16]) {
+        for (out, &value) in out.iter_mut().zip(values) {
+            *out = bf16::round(value);
         }
     }
 
@@ -46,6 +62,46 @@ pub fn gather_add(table: &[f32], width: usize, ids: &[u32], out: &mut [f32]) {
     parallel::rows_mut(out, width, |row, out| gather_rows(isa, table, width, &ids[row..][..out.len() / width], out));
 }
 
+/// A table rounded to bf16, for [`gather_add_bf16`].
+pub fn rounded_to_bf16(table: &[f32]) -> Vec<u16> {
+    let isa = cpu::isa();
+    let mut rounded = vec![0; table.len()];
+    parallel::row_results_mut(&mut rounded, 1, |first, out| narrow(isa, &table[first..][..out.len()], out));
+    rounded
+}
+
+/// As [`gather_add`], from a table rounded to bf16.
+///
+/// # Shapes
+/// As there.
+///
+/// # Panics
+/// As there.
+pub fn gather_add_bf16(table: &[u16], width: usize, ids: &[u32], out: &mut [f32]) {
+    check("gather_add_bf16", table.len(), width, ids, out.len());
+    let isa = cpu::isa();
+    parallel::rows_mut(out, width, |row, out| {
+        gather_bf16_rows(isa, table, width, &ids[row..][..out.len() / width], out);
+    });
+}
+
+/// As [`gather_add`], from a table `[V, width]` packed with its rows as outputs.
+///
+/// # Shapes
+/// As there.
+///
+/// # Panics
+/// As there.
+pub fn gather_add_packed(table: &PackedMatrix, ids: &[u32], out: &mut [f32]) {
+    let width = table.depth();
+    check("gather_add_packed", table.outputs() * width, width, ids, out.len());
+    parallel::rows_mut(out, width, |row, out| {
+        for (&id, out) in ids[row..].iter().zip(out.chunks_exact_mut(width)) {
+            table.add_row(id as usize, out);
+        }
+    });
+}
+
 /// `d_table[ids[t]] += d_out[t]`, in the order of the tokens.
 ///
 /// # Shapes
@@ -77,6 +133,7 @@ pub fn scatter_add(d_out: &[f32], width: usize, ids: &[u32], d_table: &mut [f32]
 mod tests {
     use super::*;
     use crate::cpu::{Isa, with_isa};
+    use crate::matrix::Precision;
     use crate::tests::numbers;
 
     #[test]
@@ -94,6 +151,21 @@ mod tests {
         let before = numbers(3, tokens * width);
         let mut out = before.clone();
         gather_add(&table, width, &ids, &mut out);
+        let sums = |from: &dyn Fn(&mut [f32])| {
+            let mut out = before.clone();
+            from(&mut out);
+            out
+        };
+        for precision in [Precision::F32, Precision::Bf16] {
+            let held: Vec<f32> = table.iter().map(|&value| precision.round(value)).collect();
+            let packed = PackedMatrix::rows_in(precision, &held, rows, width, None);
+            let expected = sums(&|out| gather_add(&held, width, &ids, out));
+            assert_eq!(sums(&|out| gather_add_packed(&packed, &ids, out)), expected, "packed in {precision}");
+            if precision == Precision::Bf16 {
+                let rounded = rounded_to_bf16(&table);
+                assert_eq!(sums(&|out| gather_add_bf16(&rounded, width, &ids, out)), expected, "rounded");
+            }
+        }
         let mut d_table = numbers(4, rows * width);
         let mut expected = d_table.clone();
         scatter_add(&before, width, &ids, &mut d_table);
@@ -104,6 +176,12 @@ mod tests {
             }
         }
         assert_eq!(d_table, expected, "sums in the order of the tokens");
+    }
+
+    #[test]
+    #[should_panic(expected = "gather_add_packed: identifier 3 in a table of 3 rows")]
+    fn an_identifier_outside_a_packed_table_is_named() {
+        gather_add_packed(&PackedMatrix::rows(&[0.0; 6], 3, 2, None), &[3], &mut [0.0; 2]);
     }
 
     #[test]

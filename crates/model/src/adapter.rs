@@ -8,6 +8,7 @@ use finegates_checkpoint::tensors::Tensor;
 use crate::error::Error;
 use crate::family::LANGUAGE_HEAD;
 use crate::gate::{Gate, GateNoise, Gates, gates_name};
+use crate::head::Head;
 use crate::load::Task;
 use crate::model::Model;
 use crate::parameter::{Group, Parameter};
@@ -57,54 +58,86 @@ impl Model {
     /// # Errors
     /// A tensor whose module the model lacks, or whose shape differs. The model is then unusable and to be dropped.
     pub fn apply_adapter(&mut self, adapter: &Adapter) -> Result<(), Error> {
-        if self.config().compact.is_some() {
+        let mut applying = Applying::new(adapter, self.config().compact.is_some(), self.task())?;
+        let mut biased = Vec::new();
+        for (index, projection) in self.stack.projections_mut().enumerate() {
+            if applying.projection(projection)? {
+                biased.push(index);
+            }
+        }
+        self.wiring.give_biases(&biased);
+        applying.head(&mut self.head)?;
+        applying.finish()?;
+        self.draw_gates(&GateNoise::None);
+        Ok(())
+    }
+}
+
+/// An adapter on its way into a model, part by part.
+pub(crate) struct Applying<'a> {
+    /// What no part has taken yet.
+    left: BTreeMap<&'a str, &'a Tensor>,
+    /// A name that gates of this model may have.
+    example: String,
+}
+
+impl<'a> Applying<'a> {
+    /// Begins with a model that is compact or not, with a head for the task.
+    pub(crate) fn new(adapter: &'a Adapter, compact: bool, task: Task) -> Result<Self, Error> {
+        if compact {
             return Err(Error::Unsupported(
                 "a compact model takes no adapter: name the base model that the adapter was trained on".to_owned(),
             ));
         }
-        let head = adapter.tensors.keys().find(|name| self.task() == Task::Language && name.starts_with(LANGUAGE_HEAD));
+        let head = adapter.tensors.keys().find(|name| task == Task::Language && name.starts_with(LANGUAGE_HEAD));
         if let Some(name) = head {
             let name: String = name.chars().take(120).collect();
             let reason = "adapters that replace the output embedding of a language model are not supported";
             return Err(Error::Unsupported(format!("{name}: {reason}")));
         }
-        let mut left: BTreeMap<&str, &Tensor> =
-            adapter.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        let mut biased = Vec::new();
-        for (index, projection) in self.stack.projections_mut().enumerate() {
-            apply_gates(projection, &mut left)?;
-            let name = format!("{}.bias", projection.path());
-            if projection.bias_parameter().is_none() && left.contains_key(name.as_str()) {
-                let zeros = vec![0.0; projection.out_features()];
-                projection.set_bias(Parameter::frozen(name, Group::Bias, &[zeros.len()], zeros));
-                biased.push(index);
-            }
-            if let Some(bias) = projection.bias_parameter_mut() {
-                replace(bias, &mut left)?;
-            }
-            projection.changed();
+        let left = adapter.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        Ok(Self { left, example: String::new() })
+    }
+
+    /// Puts in gates and bias of a projection; says whether it got a bias where it had none.
+    pub(crate) fn projection(&mut self, projection: &mut Projection) -> Result<bool, Error> {
+        if self.example.is_empty() {
+            self.example = gates_name(projection.path(), Side::Row, GateForm::Theta);
         }
-        self.wiring.give_biases(&biased);
-        for projection in self.head.projections_mut() {
-            let replaced = replace(projection.weight_parameter_mut(), &mut left)?;
+        apply_gates(projection, &mut self.left)?;
+        let name = format!("{}.bias", projection.path());
+        let missing = projection.bias_parameter().is_none() && self.left.contains_key(name.as_str());
+        if missing {
+            let zeros = vec![0.0; projection.out_features()];
+            projection.set_bias(Parameter::frozen(name, Group::Bias, &[zeros.len()], zeros));
+        }
+        if let Some(bias) = projection.bias_parameter_mut() {
+            replace(bias, &mut self.left)?;
+        }
+        projection.changed();
+        Ok(missing)
+    }
+
+    /// Puts in the head.
+    pub(crate) fn head(&mut self, head: &mut Head) -> Result<(), Error> {
+        for projection in head.projections_mut() {
+            let replaced = replace(projection.weight_parameter_mut(), &mut self.left)?;
             if let Some(bias) = projection.bias_parameter_mut() {
-                replace(bias, &mut left)?;
+                replace(bias, &mut self.left)?;
             }
             if replaced {
                 projection.repack();
             }
         }
-        if let Some(name) = left.keys().next() {
-            let example = self
-                .projections()
-                .next()
-                .map_or_else(String::new, |projection| gates_name(projection.path(), Side::Row, GateForm::Theta));
-            // A hostile name may be as long as its file.
-            let name: String = name.chars().take(120).collect();
-            return Err(Error::AdapterName { name, example });
-        }
-        self.draw_gates(&GateNoise::None);
         Ok(())
+    }
+
+    /// Refuses what no part has taken.
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        let Some(name) = self.left.keys().next() else { return Ok(()) };
+        // A hostile name may be as long as its file.
+        let name: String = name.chars().take(120).collect();
+        Err(Error::AdapterName { name, example: self.example })
     }
 }
 

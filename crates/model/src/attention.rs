@@ -133,6 +133,15 @@ impl AttentionSaved {
     pub fn context(&self) -> &[f32] {
         &self.context
     }
+
+    pub(crate) fn buffers(&self) -> [&Vec<f32>; 6] {
+        [&self.query, &self.key, &self.value, &self.context, &self.log_sum_exp, &self.output]
+    }
+
+    /// Exchanges what is kept from the forward pass to the backward pass: everything.
+    pub(crate) fn exchange_kept(&mut self, other: &mut Self) {
+        std::mem::swap(self, other);
+    }
 }
 
 /// Buffers that one backward pass shares between layers.

@@ -1,7 +1,10 @@
 //! Embeddings: word and (where the family has them) position and segment rows added, normed and dropped out.
 
+use std::sync::Arc;
+
 use finegates_kernels::dropout::{Dropout, dropout};
 use finegates_kernels::embedding as kernels;
+use finegates_kernels::matrix::PackedMatrix;
 
 use crate::batch::Batch;
 use crate::error::Error;
@@ -51,11 +54,25 @@ impl Positions {
     }
 }
 
+/// Where the word rows of a model are, so that a large vocabulary is in memory once.
+#[derive(Debug, Clone, Default)]
+pub enum WordTable {
+    /// In the parameter itself, `f32`: where it trains, and in f32 runs.
+    #[default]
+    Plain,
+    /// Rounded to bf16, `[V, D]`: in bf16 runs.
+    Bf16(Vec<u16>),
+    /// In the packed output embedding, which is the same table, in whatever that is held in.
+    Packed(Arc<PackedMatrix>),
+}
+
 /// The embedding tables and their norm.
 #[derive(Debug, Clone)]
 pub struct Embeddings {
-    /// `[V, D]`.
+    /// `[V, D]`; without values of its own unless the table is plain.
     pub word: Parameter,
+    /// Where the word rows are.
+    pub table: WordTable,
     /// `[positions, D]`, in families that have one.
     pub position: Option<Parameter>,
     /// `[segments, D]`, in families that have segments.
@@ -84,6 +101,22 @@ impl Embeddings {
     /// `D`.
     pub fn width(&self) -> usize {
         self.word.shape[1]
+    }
+
+    /// Gives the plain word table up for one rounded to bf16. It must not train.
+    pub fn round_words(&mut self) {
+        let plain = std::mem::take(&mut self.word.value);
+        self.table = WordTable::Bf16(kernels::rounded_to_bf16(&plain));
+    }
+
+    /// Gives the plain word table up for the same one packed. It must not train.
+    ///
+    /// # Panics
+    /// If the shapes differ.
+    pub fn share_words(&mut self, packed: Arc<PackedMatrix>) {
+        assert_eq!([packed.outputs(), packed.depth()], self.word.shape[..], "the same table");
+        self.word.value = Vec::new();
+        self.table = WordTable::Packed(packed);
     }
 
     /// Checks every id against its table.
@@ -137,7 +170,11 @@ impl Embeddings {
     /// Adds every token's rows to `sum` `[T, D]`.
     fn gather(&self, batch: &Batch, positions: &mut Vec<u32>, sum: &mut [f32]) {
         let width = self.width();
-        kernels::gather_add(&self.word.value, width, &batch.tokens, sum);
+        match &self.table {
+            WordTable::Plain => kernels::gather_add(&self.word.value, width, &batch.tokens, sum),
+            WordTable::Bf16(table) => kernels::gather_add_bf16(table, width, &batch.tokens, sum),
+            WordTable::Packed(table) => kernels::gather_add_packed(table, &batch.tokens, sum),
+        }
         if let Some(position) = &self.position {
             self.positions.fill(batch, positions);
             kernels::gather_add(&position.value, width, positions, sum);

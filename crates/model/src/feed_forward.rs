@@ -24,6 +24,7 @@ pub struct FeedForward {
 pub struct FeedForwardSaved {
     gate: Vec<f32>,
     inner: Vec<f32>,
+    /// Made again for the backward pass.
     pub(crate) activated: Vec<f32>,
     /// Output of the down projection, `[T, D]`, when training.
     pub(crate) output: Vec<f32>,
@@ -34,20 +35,33 @@ impl FeedForwardSaved {
     pub fn activated(&self) -> &[f32] {
         &self.activated
     }
+
+    pub(crate) fn buffers(&self) -> [&Vec<f32>; 4] {
+        [&self.gate, &self.inner, &self.activated, &self.output]
+    }
+
+    /// Exchanges what is kept from the forward pass to the backward pass.
+    pub(crate) fn exchange_kept(&mut self, other: &mut Self) {
+        std::mem::swap(&mut self.gate, &mut other.gate);
+        std::mem::swap(&mut self.inner, &mut other.inner);
+        std::mem::swap(&mut self.output, &mut other.output);
+    }
 }
 
 impl FeedForward {
     /// Fills the input of the down projection from `x` `[T, D]`.
     pub fn inner(&self, x: &[f32], rows: usize, training: bool, saved: &mut FeedForwardSaved) {
         let length = rows * self.up.output_width();
-        resized(&mut saved.activated, length);
         match &self.gate {
             None if training => {
                 resized(&mut saved.inner, length);
                 self.up.forward(x, rows, &mut saved.inner, Activation::None);
-                kernels::activate(self.activation, &saved.inner, &mut saved.activated);
+                self.activate(saved);
             }
-            None => self.up.forward(x, rows, &mut saved.activated, self.activation),
+            None => {
+                resized(&mut saved.activated, length);
+                self.up.forward(x, rows, &mut saved.activated, self.activation);
+            }
             Some(gate) => {
                 resized(&mut saved.gate, length);
                 resized(&mut saved.inner, length);
@@ -57,8 +71,18 @@ impl FeedForward {
                     || gate.forward(x, rows, gated, Activation::None),
                     || self.up.forward(x, rows, inner, Activation::None),
                 );
-                kernels::gated(self.activation, &saved.gate, &saved.inner, &mut saved.activated);
+                self.activate(saved);
             }
+        }
+    }
+
+    /// Makes the input of the down projection from the outputs of gate and up.
+    pub(crate) fn activate(&self, saved: &mut FeedForwardSaved) {
+        let FeedForwardSaved { gate, inner, activated, .. } = saved;
+        resized(activated, inner.len());
+        match &self.gate {
+            None => kernels::activate(self.activation, inner, activated),
+            Some(_) => kernels::gated(self.activation, gate, inner, activated),
         }
     }
 

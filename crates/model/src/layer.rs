@@ -46,18 +46,39 @@ pub enum LayerNorms {
 }
 
 /// What the backward pass of one layer needs; also its working memory.
+///
+/// Input, and outputs of projections and attention, are kept from forward to backward; what norms, sums and activations
+/// make of them is made again, in buffers that all layers share.
 #[derive(Debug, Default, Clone)]
 pub struct LayerSaved {
     pub(crate) input: Vec<f32>,
+    /// Made again.
     middle: Vec<f32>,
-    /// Of each block, what the norm made of its input, or the sum that the norm takes.
+    /// Of each block, what the norm made of its input, or the sum that the norm takes. Made again.
     beside: [Vec<f32>; 2],
+    /// Made again.
     norms: [NormSaved; 2],
     pub(crate) attention: AttentionSaved,
     feed_forward: FeedForwardSaved,
 }
 
 impl LayerSaved {
+    /// Exchanges what is kept from the forward pass to the backward pass; with `recompute` that is the input alone.
+    pub(crate) fn exchange_kept(&mut self, other: &mut Self, recompute: bool) {
+        std::mem::swap(&mut self.input, &mut other.input);
+        if !recompute {
+            self.attention.exchange_kept(&mut other.attention);
+            self.feed_forward.exchange_kept(&mut other.feed_forward);
+        }
+    }
+
+    /// Bytes that are held.
+    pub(crate) fn size_bytes(&self) -> usize {
+        let own = [&self.input, &self.middle, &self.beside[0], &self.beside[1]];
+        let all = own.into_iter().chain(self.attention.buffers()).chain(self.feed_forward.buffers());
+        4 * all.map(Vec::capacity).sum::<usize>()
+    }
+
     /// What the projections of a layer took in, in the order of the wiring.
     pub(crate) fn inputs(&self, layer: &Layer) -> impl Iterator<Item = &[f32]> {
         let (attention, feed_forward): (&[f32], &[f32]) = match layer.norms {
@@ -117,6 +138,32 @@ impl Layer {
                 let FeedForwardSaved { activated, output, .. } = feed_forward;
                 let end = BlockEnd { projection: &self.feed_forward.down, x: activated, residual: middle, pass };
                 end.add(output, out);
+            }
+        }
+    }
+
+    /// Makes again what the backward pass needs and is not kept, to the same bits; `spare` `[T, D]` is overwritten.
+    pub(crate) fn remake(&self, index: usize, pass: &Pass<'_>, saved: &mut LayerSaved, spare: &mut [f32]) {
+        let LayerSaved { input, middle, beside, norms, attention, feed_forward } = saved;
+        resized(middle, input.len());
+        let [first, second] = beside;
+        let [first_norm, second_norm] = norms;
+        match &self.norms {
+            LayerNorms::After { attention: norm, feed_forward: last_norm, dropouts } => {
+                let mask = pass.dropout(dropouts[0], index, 1);
+                sum_norm(norm, mask, &attention.output, input, first, first_norm, middle);
+                self.feed_forward.activate(feed_forward);
+                let mask = pass.dropout(dropouts[1], index, 2);
+                sum_norm(last_norm, mask, &feed_forward.output, middle, second, second_norm, spare);
+            }
+            LayerNorms::Before { attention: norm, feed_forward: second_rms } => {
+                resized(first, input.len());
+                norm.forward(input, first, Some(first_norm));
+                middle.copy_from_slice(input);
+                reduce::add(&attention.output, middle);
+                resized(second, input.len());
+                second_rms.forward(middle, second, Some(second_norm));
+                self.feed_forward.activate(feed_forward);
             }
         }
     }
@@ -244,18 +291,32 @@ impl BlockEnd<'_> {
     ) {
         let rows = self.pass.rows();
         let length = rows * self.projection.output_width();
-        resized(sum, length);
         if self.pass.training {
             resized(output, length);
             self.projection.forward(self.x, rows, output, Activation::None);
-            sum.copy_from_slice(output);
-            if let Some(mask) = mask {
-                dropout(sum, &mask);
-            }
-            norm.add_forward(sum, self.residual, out, Some(norm_saved));
+            sum_norm(norm, mask, output, self.residual, sum, norm_saved, out);
         } else {
+            resized(sum, length);
             self.projection.forward(self.x, rows, sum, Activation::None);
             norm.add_forward(sum, self.residual, out, None);
         }
     }
+}
+
+/// `out = norm(sum)` of `sum = residual + dropout(output)`, keeping the sum.
+fn sum_norm(
+    norm: &Norm,
+    mask: Option<Dropout>,
+    output: &[f32],
+    residual: &[f32],
+    sum: &mut Vec<f32>,
+    norm_saved: &mut NormSaved,
+    out: &mut [f32],
+) {
+    resized(sum, output.len());
+    sum.copy_from_slice(output);
+    if let Some(mask) = mask {
+        dropout(sum, &mask);
+    }
+    norm.add_forward(sum, residual, out, Some(norm_saved));
 }

@@ -33,6 +33,7 @@ pub mod wiring;
 
 pub mod adapter;
 pub mod cache;
+pub mod layerwise;
 pub mod load;
 pub mod model;
 pub mod sample;
@@ -41,6 +42,7 @@ pub use batch::Batch;
 pub use cache::Cache;
 pub use error::Error;
 pub use gate::{GateNoise, GateSettings, GateState};
+pub use layerwise::{Layerwise, run_layerwise};
 pub use load::{LoadOptions, LoadReport, Method, Purpose, Task};
 pub use model::Model;
 pub use parameter::{Group, ParameterMut};

@@ -7,6 +7,7 @@ pub(crate) mod shapes;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use finegates_checkpoint::checkpoint::Checkpoint;
 
@@ -14,7 +15,7 @@ pub(crate) use layers::{activation, head_shape};
 
 use finegates_kernels::matrix::Precision;
 
-use crate::embedding::Embeddings;
+use crate::embedding::{Embeddings, WordTable};
 use crate::error::Error;
 use crate::family::Description;
 use crate::gate::{Gate, GateSettings, Gates};
@@ -97,7 +98,7 @@ pub struct LoadOptions {
     pub purpose: Purpose,
     /// Keep the plain weights readable, for compression.
     pub keep_weights: bool,
-    /// What packed weights are held in, where they do not train.
+    /// What packed weights and the word table are held in, where they do not train.
     pub precision: Precision,
     /// Give gateable projections that have no bias one of zeros.
     pub add_biases: bool,
@@ -141,25 +142,22 @@ pub(crate) fn load(checkpoint: &Checkpoint, wiring: &Wiring, options: &LoadOptio
             checkpoint.folder.display()
         )));
     }
-    let loader = Loader {
-        checkpoint,
-        description: Description::of(&checkpoint.config),
-        wiring,
-        options,
-        used: RefCell::default(),
-        initialised: RefCell::default(),
-    };
-    let embeddings = loader.embeddings()?;
+    let loader = Loader::new(checkpoint, wiring, options);
+    let (embeddings, head) = loader.ends()?;
     let stack = loader.stack()?;
-    let head = loader.head(&embeddings)?;
-    let used = loader.used.into_inner();
-    let ignored = checkpoint.tensors.names().filter(|name| !used.contains(*name) && !name.ends_with("position_ids"));
-    let report =
-        LoadReport { ignored: ignored.map(str::to_owned).collect(), initialised: loader.initialised.into_inner() };
-    Ok(Parts { embeddings, stack, head, report })
+    Ok(Parts { embeddings, stack, head, report: loader.report() })
 }
 
-struct Loader<'a> {
+/// The longest sequence that the model of a checkpoint takes, by its config and the shape of its position table.
+pub fn longest(checkpoint: &Checkpoint) -> usize {
+    let description = Description::of(&checkpoint.config);
+    let Some(module) = description.position else { return checkpoint.config.max_tokens() };
+    let found = checkpoint.find(&format!("{}.{module}.weight", description.prefix));
+    let rows = found.and_then(|name| checkpoint.tensors.shape(&name)?.first().copied());
+    description.positions.longest(rows.unwrap_or(0))
+}
+
+pub(crate) struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     description: Description,
     wiring: &'a Wiring,
@@ -168,7 +166,40 @@ struct Loader<'a> {
     initialised: RefCell<Vec<String>>,
 }
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
+    pub(crate) fn new(checkpoint: &'a Checkpoint, wiring: &'a Wiring, options: &'a LoadOptions) -> Self {
+        Loader {
+            checkpoint,
+            description: Description::of(&checkpoint.config),
+            wiring,
+            options,
+            used: RefCell::default(),
+            initialised: RefCell::default(),
+        }
+    }
+
+    /// What was initialised and left unused by everything loaded so far.
+    pub(crate) fn report(self) -> LoadReport {
+        let used = self.used.into_inner();
+        let names = self.checkpoint.tensors.names();
+        let ignored = names.filter(|name| !used.contains(*name) && !name.ends_with("position_ids"));
+        LoadReport { ignored: ignored.map(str::to_owned).collect(), initialised: self.initialised.into_inner() }
+    }
+
+    /// Embeddings and head. They come before the layers: the plain table of a vocabulary is the largest tensor there is, and
+    /// it is given up here where another form of it is enough.
+    pub(crate) fn ends(&self) -> Result<(Embeddings, Head), Error> {
+        let mut embeddings = self.embeddings()?;
+        let head = self.head(&embeddings)?;
+        match &head {
+            _ if embeddings.trainable() => {}
+            Head::Language(head) if head.tied => embeddings.share_words(Arc::clone(head.output.packed())),
+            _ if self.options.precision == Precision::Bf16 => embeddings.round_words(),
+            _ => {}
+        }
+        Ok((embeddings, head))
+    }
+
     fn method(&self) -> Option<Method> {
         match self.options.purpose {
             Purpose::Inference => None,
@@ -225,13 +256,11 @@ impl Loader<'_> {
         let position = description.position.map(|module| self.table(module, config.hidden)).transpose()?;
         let mut embeddings = Embeddings {
             word: self.table(description.word, config.hidden)?,
+            table: WordTable::Plain,
             segment: description.segment.map(|module| self.table(module, config.hidden)).transpose()?,
             norm: description.embedding_norm.map(|module| self.norm(module)).transpose()?,
             positions: description.positions,
-            longest: match &position {
-                Some(table) => description.positions.longest(table.shape[0]),
-                None => config.max_tokens(),
-            },
+            longest: longest(self.checkpoint),
             position,
             padding_id: match &config.decoder {
                 Some(decoder) => decoder.padding_id,

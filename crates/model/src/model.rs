@@ -47,6 +47,19 @@ struct LastPass {
     dropout_key: Option<u64>,
 }
 
+impl LastPass {
+    /// The pass as it was, with its table of relative position biases.
+    fn pass<'a>(&'a self, table: Option<&'a [f32]>) -> Pass<'a> {
+        Pass {
+            position_bias: table.map(|table| (table, self.batch.longest())),
+            turns: self.turns.as_ref(),
+            dropout_key: self.dropout_key,
+            training: true,
+            ..Pass::evaluation(&self.batch.offsets)
+        }
+    }
+}
+
 /// An encoder or a decoder with a head.
 #[derive(Debug)]
 pub struct Model {
@@ -105,6 +118,17 @@ impl Model {
     /// Whether the head predicts a number instead of a class.
     pub fn regression(&self) -> bool {
         self.classes() == 1
+    }
+
+    /// Whether training passes keep nothing of a layer but its input and run it forward again in the backward pass: less
+    /// memory, more time, the same bits.
+    pub fn recompute(&mut self, recompute: bool) {
+        self.stack.recompute = recompute;
+    }
+
+    /// Bytes that the layers keep between the forward and the backward pass of a training step like the last one.
+    pub fn kept_bytes(&self) -> usize {
+        self.saved.stack.kept_bytes()
     }
 
     /// The longest sequence that the position table allows, or that a decoder was made for.
@@ -323,15 +347,10 @@ impl Model {
 
     /// From the gradient of the stack's output, laid into the working memory, back to everything that trains.
     fn backward_from_states(&mut self) {
-        let LastPass { batch, turns, dropout_key } = self.last.as_ref().expect("a pass before");
+        let last = self.last.as_ref().expect("a pass before");
+        let LastPass { batch, dropout_key, .. } = last;
         let Workspace { embedding, stack, table, .. } = &mut self.saved;
-        let pass = Pass {
-            position_bias: self.stack.relative_bias.as_ref().map(|_| (table.as_slice(), batch.longest())),
-            turns: turns.as_ref(),
-            dropout_key: *dropout_key,
-            training: true,
-            ..Pass::evaluation(&batch.offsets)
-        };
+        let pass = last.pass(self.stack.relative_bias.as_ref().map(|_| table.as_slice()));
         let input_gradient = self.embeddings.trainable();
         self.stack.backward(&pass, stack, input_gradient);
         if input_gradient {
@@ -352,8 +371,10 @@ impl Model {
     /// The sparsity penalty with the gates and inputs of the last [`Model::forward_training`]; adds `gradient_scale`
     /// times its gradient to the gates'. 0 without gates.
     pub fn penalty(&mut self, penalty: &Penalty, gradient_scale: f32) -> f64 {
-        let rows = self.last.as_ref().map_or(0, |last| last.batch.tokens_count());
-        self.stack.penalty(penalty, &self.saved.stack, rows, gradient_scale)
+        let Some(last) = self.last.as_ref().filter(|last| last.batch.sequences() > 0) else { return 0.0 };
+        let Workspace { stack, table, .. } = &mut self.saved;
+        let pass = last.pass(self.stack.relative_bias.as_ref().map(|_| table.as_slice()));
+        self.stack.penalty(penalty, &pass, stack, gradient_scale)
     }
 
     /// Shows every trainable parameter, always in the same order.

@@ -190,6 +190,11 @@ impl Projection {
         (self.weight.value.len() == self.weight.shape.iter().product::<usize>()).then_some(&self.weight.value)
     }
 
+    /// The packed weight; whole while no gate is closed.
+    pub(crate) fn packed(&self) -> &Arc<PackedMatrix> {
+        &self.forward_packed.matrix
+    }
+
     /// The bias, one a row.
     pub fn bias(&self) -> Option<&[f32]> {
         self.bias.as_ref().map(|bias| bias.value.as_slice())

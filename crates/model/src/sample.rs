@@ -66,6 +66,7 @@ impl SampleStack {
                 relative_bias: None,
                 rotary,
                 norm: config.decoder.is_some().then(|| rms_norm(config)),
+                recompute: false,
             },
             saved: StackSaved::default(),
             offsets: (0..=sequences).map(|sequence| sequence * tokens).collect(),

@@ -11,7 +11,13 @@ use crate::rotary::RotaryEmbedding;
 /// What the backward pass of the whole stack needs; also working memory, reused from pass to pass.
 #[derive(Debug, Default, Clone)]
 pub struct StackSaved {
+    /// What each layer keeps from the forward pass of a training step to the backward pass.
     layers: Vec<LayerSaved>,
+    /// The layer that is at work in a training step, with what layers share.
+    working: LayerSaved,
+    /// Where every layer keeps nothing but its input, the one whose forward pass `working` holds.
+    computed: Option<usize>,
+    spare: Vec<f32>,
     scratch: Scratch,
     output: Vec<f32>,
     gradient: Vec<f32>,
@@ -44,6 +50,11 @@ impl StackSaved {
         (&self.output, &mut self.gradient)
     }
 
+    /// Bytes that the layers keep from the forward pass to the backward pass.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.layers.iter().map(LayerSaved::size_bytes).sum()
+    }
+
     /// Makes what lies in the first layer's input the output.
     pub(crate) fn take_output(&mut self) {
         std::mem::swap(&mut self.layers[0].input, &mut self.output);
@@ -68,6 +79,8 @@ pub struct Stack {
     pub rotary: Option<RotaryEmbedding>,
     /// Norm after the last layer, in families that norm before their blocks.
     pub norm: Option<RmsNorm>,
+    /// Whether a training step keeps nothing of a layer but its input, and runs it forward again for the backward pass.
+    pub recompute: bool,
 }
 
 impl Stack {
@@ -80,15 +93,36 @@ impl Stack {
             saved.output.clone_from(&saved.layers[0].input);
         }
         for (index, layer) in self.layers.iter().enumerate() {
-            let slot = if pass.training { index } else { 0 };
             resized(&mut saved.output, length);
-            layer.forward(index, pass, &mut saved.layers[slot], &mut saved.output);
+            if pass.training {
+                let StackSaved { layers, working, output, .. } = &mut *saved;
+                working.exchange_kept(&mut layers[index], self.recompute);
+                layer.forward(index, pass, working, output);
+                working.exchange_kept(&mut layers[index], self.recompute);
+            } else {
+                layer.forward(index, pass, &mut saved.layers[0], &mut saved.output);
+            }
             if index + 1 < self.layers.len() {
                 let next = if pass.training { index + 1 } else { 0 };
                 std::mem::swap(&mut saved.layers[next].input, &mut saved.output);
             }
         }
+        saved.computed = self.layers.len().checked_sub(1).filter(|_| pass.training && self.recompute);
         self.finish(pass.training, saved);
+    }
+
+    /// Puts everything that the backward pass of a layer needs into the working memory, to the bits it had in the forward
+    /// pass. [`LayerSaved::exchange_kept`] must follow.
+    fn recall(&self, index: usize, pass: &Pass<'_>, saved: &mut StackSaved) {
+        let StackSaved { layers, working, computed, spare, .. } = saved;
+        working.exchange_kept(&mut layers[index], self.recompute);
+        resized(spare, working.input.len());
+        if !self.recompute {
+            self.layers[index].remake(index, pass, working, spare);
+        } else if *computed != Some(index) {
+            self.layers[index].forward(index, pass, working, spare);
+            *computed = Some(index);
+        }
     }
 
     /// The last norm, where there is one.
@@ -102,7 +136,7 @@ impl Stack {
 
     /// From the gradient of the output, laid into `saved`, back to that of the input (if it is wanted).
     pub fn backward(&mut self, pass: &Pass<'_>, saved: &mut StackSaved, input_gradient: bool) {
-        let StackSaved { layers, scratch, gradient, middle_gradient, last, last_norm, .. } = saved;
+        let StackSaved { gradient, middle_gradient, last, last_norm, .. } = &mut *saved;
         resized(middle_gradient, gradient.len());
         if let Some(norm) = &mut self.norm {
             middle_gradient.fill(0.0);
@@ -111,9 +145,12 @@ impl Stack {
         }
         let wants_bias = self.relative_bias.as_ref().is_some_and(|bias| bias.weight.trainable());
         let mut d_bias = pass.position_bias.filter(|_| wants_bias).map(|(table, _)| vec![0.0; table.len()]);
-        for (index, (layer, slot)) in self.layers.iter_mut().zip(layers).enumerate().rev() {
-            let wanted = index > 0 || input_gradient;
-            layer.backward(index, pass, slot, gradient, middle_gradient, wanted, d_bias.as_deref_mut(), scratch);
+        for index in (0..self.layers.len()).rev() {
+            self.recall(index, pass, saved);
+            let StackSaved { layers, working, scratch, gradient, middle_gradient, .. } = &mut *saved;
+            let (layer, wanted) = (&mut self.layers[index], index > 0 || input_gradient);
+            layer.backward(index, pass, working, gradient, middle_gradient, wanted, d_bias.as_deref_mut(), scratch);
+            working.exchange_kept(&mut layers[index], self.recompute);
         }
         if let (Some(bias), Some(d_bias), Some((_, longest))) = (&mut self.relative_bias, d_bias, pass.position_bias) {
             bias.backward(longest, &d_bias);
@@ -121,18 +158,27 @@ impl Stack {
         self.projections_mut().for_each(Projection::finish_backward);
     }
 
-    /// The sparsity penalty of the last forward pass; adds `scale` times its gradient to the gates'.
-    pub fn penalty(&mut self, penalty: &Penalty, saved: &StackSaved, rows: usize, scale: f32) -> f64 {
+    /// The sparsity penalty of the last forward pass, `pass`; adds `scale` times its gradient to the gates'.
+    pub fn penalty(&mut self, penalty: &Penalty, pass: &Pass<'_>, saved: &mut StackSaved, scale: f32) -> f64 {
         let gated = self.projections().filter(|projection| projection.gates().is_some()).count();
         if gated == 0 {
             return 0.0;
         }
         let factor = scale * penalty.weight / gated as f32 / 2.0;
-        let mut distance = 0.0;
-        for (layer, slot) in self.layers.iter_mut().zip(&saved.layers) {
-            let inputs: Vec<&[f32]> = slot.inputs(layer).collect();
+        let (mut distance, rows) = (0.0, pass.rows());
+        for index in 0..self.layers.len() {
+            // Only the weights by kurtosis ask for the inputs.
+            if penalty.kurtosis {
+                self.recall(index, pass, saved);
+            }
+            let StackSaved { layers, working, .. } = &mut *saved;
+            let layer = &mut self.layers[index];
+            let inputs: Vec<&[f32]> = working.inputs(layer).collect();
             for (projection, input) in layer.projections_mut().zip(inputs) {
                 distance += projection.penalty(penalty, input, rows, factor);
+            }
+            if penalty.kurtosis {
+                working.exchange_kept(&mut layers[index], self.recompute);
             }
         }
         f64::from(penalty.weight) * distance / (2.0 * gated as f64)

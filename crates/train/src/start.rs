@@ -30,7 +30,7 @@ pub struct RunOptions<'a> {
 }
 
 /// Trains. `settings` are those given (flags over a recipe file); a resumed run takes the others from its own recipe and refuses
-/// settings that differ from it, except the number of threads.
+/// settings that differ from it, except those that results do not depend on: the number of threads, and what is computed again.
 ///
 /// # Errors
 /// Any of [`Error`].
@@ -96,12 +96,13 @@ fn resumed_recipe(settings: &PartialRecipe, folder: &Path) -> Result<Recipe, Err
         return Err(Error::NothingToResume { path: folder.to_owned() });
     }
     let mut recipe = PartialRecipe::read(&path)?.resolve()?;
-    let given = PartialRecipe { threads: None, ..settings.clone() };
+    let given = PartialRecipe { threads: None, recompute: None, ..settings.clone() };
     let differences = given.differences(&recipe)?;
     if !differences.is_empty() {
         return Err(Error::RecipeChanged { path: folder.to_owned(), differences });
     }
     recipe.threads = settings.threads.or(recipe.threads);
+    recipe.recompute = settings.recompute.unwrap_or(recipe.recompute);
     Ok(recipe)
 }
 

@@ -84,7 +84,8 @@ impl<'a> Trainer<'a> {
             keep_weights: recipe.kurtosis == Some(true),
             precision: *recipe.precision,
         };
-        let (model, report) = Model::load(&checkpoint, &options)?;
+        let (mut model, report) = Model::load(&checkpoint, &options)?;
+        model.recompute(recipe.recompute);
         if !report.initialised.is_empty() {
             let note =
                 format!("the checkpoint has no head for these labels; initialised {}", report.initialised.join(", "));

@@ -63,6 +63,26 @@ fn one_thread_and_two_give_the_same_bits() {
 }
 
 #[test]
+fn layers_that_run_again_give_the_same_bits() {
+    let workshop = Workshop::new("bert", 60, true);
+    let paper = |method: Method| (method.to_string(), with_method(method, busy(&workshop)));
+    let recipes = [Method::Gates, Method::Full].map(paper);
+    for (what, recipe) in recipes.into_iter().chain([("budget".to_owned(), budget(&workshop, "params=0.8,0.4"))]) {
+        let results = [false, true].map(|recompute| {
+            let name = format!("{what}-{recompute}");
+            workshop.run(PartialRecipe { recompute: Some(recompute), ..recipe.clone() }, &name, Mode::New).unwrap();
+            workshop.result(&name)
+        });
+        assert_same(&results[1], &results[0], &what);
+    }
+    // A run may go on either way.
+    let stop = |event: &Event<'_>| matches!(event, Event::Step(record) if record.step == 4);
+    workshop.run_until(busy(&workshop), "part", Mode::New, stop).unwrap();
+    workshop.run(PartialRecipe { recompute: Some(true), ..PartialRecipe::default() }, "part", Mode::Resume).unwrap();
+    assert_same(&workshop.result("part"), &workshop.result("gates-false"), "resumed");
+}
+
+#[test]
 fn another_seed_gives_other_bits() {
     let workshop = Workshop::new("bert", 50, true);
     workshop.run(busy(&workshop), "a", Mode::New).unwrap();

@@ -26,7 +26,7 @@ pub(super) struct Planned {
 pub(super) fn plan(gguf: &Gguf, form: &Form) -> Result<Vec<Planned>, Error> {
     let mut all = Vec::new();
     let mut add = |source: String, name: String, shape: Vec<usize>, interleaved: Option<usize>| {
-        all.push(Planned { source, tensor: StreamedTensor { name, shape }, interleaved });
+        all.push(Planned { source, tensor: StreamedTensor::weights(name, shape), interleaved });
     };
     add("token_embd.weight".into(), "model.embed_tokens.weight".into(), vec![form.vocabulary, form.hidden], None);
     add("output_norm.weight".into(), "model.norm.weight".into(), vec![form.hidden], None);

@@ -75,28 +75,40 @@ impl FromStr for FloatType {
 
 /// A tensor to be written, before its numbers are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StreamedTensor {
+pub struct StreamedTensor {
     /// The name in the file.
     pub name: String,
     /// The length along each axis.
     pub shape: Vec<usize>,
+    /// Whether it holds indices, u32 in every file, in place of weights.
+    pub indices: bool,
 }
 
 impl StreamedTensor {
+    /// Weights, biases or whatever else is of the file's number type.
+    pub fn weights(name: impl Into<String>, shape: impl Into<Vec<usize>>) -> StreamedTensor {
+        StreamedTensor { name: name.into(), shape: shape.into(), indices: false }
+    }
+
+    /// A list of indices.
+    pub fn indices(name: impl Into<String>, count: usize) -> StreamedTensor {
+        StreamedTensor { name: name.into(), shape: vec![count], indices: true }
+    }
+
     /// How many numbers the shape holds, if they can be counted.
     pub fn count(&self) -> Option<usize> {
         count(&self.shape)
     }
 }
 
-/// Writes `tensors`, all of one number type, to the safetensors file `path`, atomically and in the order of their names.
-/// `produce` is asked for one tensor after another, by its place in `tensors`, and gives the numbers to the sink in
+/// Writes `tensors`, all weights of one number type, to the safetensors file `path`, atomically and in the order of their
+/// names; the same bytes as of [`write_tensors`](super::write_tensors) for the same tensors. `produce` is asked for one tensor after another, by its place in `tensors`, and gives the numbers to the sink in
 /// as many pieces as it likes.
 ///
 /// # Errors
 /// When a name occurs twice, `produce` fails or gives another number of values than the shape holds, a value does not fit
 /// the number type, or the file cannot be written.
-pub(crate) fn write_streamed(
+pub fn write_streamed(
     path: &Path,
     tensors: &[StreamedTensor],
     float: FloatType,
@@ -107,20 +119,21 @@ pub(crate) fn write_streamed(
     order.sort_by(|&a, &b| tensors[a].name.cmp(&tensors[b].name));
     let entries = order.iter().map(|&place| HeaderEntry {
         name: &tensors[place].name,
-        dtype: float.header_name(),
+        dtype: if tensors[place].indices { "U32" } else { float.header_name() },
         shape: &tensors[place].shape,
-        number_bytes: float.size_bytes(),
+        number_bytes: if tensors[place].indices { size_of::<u32>() } else { float.size_bytes() },
     });
     let header = header(path, entries, metadata)?;
     // The atomic writer knows errors of the operating system only; others wait here.
     let mut failed = None;
     let written = write_atomic_with(path, |file| {
-        let mut sink =
-            Sink { path, out: BufWriter::with_capacity(1 << 20, file), float, name: "", count: 0, bytes: Vec::new() };
+        let out = BufWriter::with_capacity(1 << 20, file);
+        let mut sink = Sink { path, out, float, name: "", indices: false, count: 0, bytes: Vec::new() };
         sink.out.write_all(&(header.len() as u64).to_le_bytes())?;
         sink.out.write_all(&header)?;
         for &place in &order {
             sink.name = &tensors[place].name;
+            sink.indices = tensors[place].indices;
             sink.count = 0;
             let expected = tensors[place].count();
             let outcome = produce(place, &mut sink).and_then(|()| match expected == Some(sink.count) {
@@ -145,21 +158,36 @@ pub(crate) fn write_streamed(
 }
 
 /// Where the numbers of a tensor go while they are made.
-pub(crate) struct Sink<'a> {
+#[derive(Debug)]
+pub struct Sink<'a> {
     path: &'a Path,
     out: BufWriter<&'a mut File>,
     float: FloatType,
     name: &'a str,
+    indices: bool,
     count: usize,
     bytes: Vec<u8>,
 }
 
 impl Sink<'_> {
-    /// Writes the tensor's next values.
+    /// Writes the next indices of a tensor of them.
     ///
     /// # Errors
-    /// When one does not fit the number type, or the file cannot be written.
+    /// When the tensor is one of weights, or the file cannot be written.
+    pub fn write_indices(&mut self, indices: &[u32]) -> Result<(), Error> {
+        self.check_kind(true)?;
+        self.count = self.count.saturating_add(indices.len());
+        self.bytes.clear();
+        self.bytes.extend(indices.iter().flat_map(|index| index.to_le_bytes()));
+        self.out.write_all(&self.bytes).map_err(Error::io(self.path, "write"))
+    }
+
+    /// Writes the next values of a tensor of weights.
+    ///
+    /// # Errors
+    /// When one does not fit the number type, the tensor is one of indices, or the file cannot be written.
     pub fn write(&mut self, values: &[f32]) -> Result<(), Error> {
+        self.check_kind(false)?;
         self.count = self.count.saturating_add(values.len());
         for part in values.chunks(1 << 12) {
             self.bytes.clear();
@@ -183,6 +211,14 @@ impl Sink<'_> {
             self.out.write_all(&self.bytes).map_err(Error::io(self.path, "write"))?;
         }
         Ok(())
+    }
+
+    fn check_kind(&self, indices: bool) -> Result<(), Error> {
+        if indices == self.indices {
+            return Ok(());
+        }
+        let [given, expected] = [indices, self.indices].map(|indices| if indices { "indices" } else { "weights" });
+        Err(Error::tensor(self.path, self.name, format!("expected {expected}, found {given}")))
     }
 
     /// Refuses a value that only became infinite by being rounded.

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use finegates_checkpoint::tensors::{FloatType, Sink, StreamedTensor, write_streamed};
 use finegates_checkpoint::{TensorFile, TensorToWrite, write_tensors};
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -262,6 +263,57 @@ fn a_folder_without_safetensors_says_what_to_do() {
     assert!(error.starts_with(&format!("{name}: only pytorch_model.bin is there")), "{error}");
     assert!(error.contains("python3 -c \"import sys") && error.ends_with(&format!("'{name}'")), "{error}");
     assert!(said(&folder.path().join("missing")).contains("cannot open the folder"));
+}
+
+#[test]
+fn a_streamed_file_is_the_one_written_at_once() {
+    let folder = folder();
+    let (at_once, streamed) = (folder.path().join("at once"), folder.path().join("streamed"));
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let (weight, kept) = ([1.5, -0.25, 3.0, 0.0, 1e-30, 7.0], [0, 3, 70_000]);
+    let whole = [
+        TensorToWrite::f32("b.weight", vec![3, 2], &weight),
+        TensorToWrite::u32("a.kept", &kept),
+        TensorToWrite::u32("z", &[]),
+    ];
+    write_tensors(&at_once, &whole, &metadata).expect("written");
+    let planned = [
+        StreamedTensor::weights("b.weight", [3, 2]),
+        StreamedTensor::indices("a.kept", 3),
+        StreamedTensor::indices("z", 0),
+    ];
+    let mut order = Vec::new();
+    write_streamed(&streamed, &planned, FloatType::F32, &metadata, &mut |place, sink| {
+        order.push(place);
+        match place {
+            0 => weight.chunks(4).try_for_each(|part| sink.write(part)),
+            1 => sink.write_indices(&kept),
+            _ => Ok(()),
+        }
+    })
+    .expect("streamed");
+    assert_eq!(order, [1, 0, 2], "by name, whatever the order they are named in");
+    assert_eq!(fs::read(&streamed).expect("read"), fs::read(&at_once).expect("read"));
+    // In 16 bits indices stay what they are.
+    write_streamed(&streamed, &planned, FloatType::Bf16, &metadata, &mut |place, sink| match place {
+        0 => sink.write(&weight),
+        1 => sink.write_indices(&kept),
+        _ => Ok(()),
+    })
+    .expect("streamed");
+    let file = TensorFile::open_file(&streamed).expect("a good file");
+    assert_eq!(file.read_u32("a.kept").expect("indices"), kept);
+    assert_eq!(file.read("b.weight", &[3, 2]).expect("weights")[..3], weight[..3]);
+    let refused = |produce: &mut dyn FnMut(usize, &mut Sink<'_>) -> Result<(), finegates_checkpoint::Error>| {
+        write_streamed(&streamed, &planned, FloatType::F32, &metadata, produce).expect_err("refused").to_string()
+    };
+    let error = refused(&mut |_, sink| sink.write(&[1.0; 3]));
+    assert!(error.contains("a.kept") && error.contains("expected indices, found weights"), "{error}");
+    let error = refused(&mut |_, sink| sink.write_indices(&kept));
+    assert!(error.contains("b.weight") && error.contains("expected weights, found indices"), "{error}");
+    let error = refused(&mut |_, sink| sink.write_indices(&kept[..2]));
+    assert!(error.contains("a.kept") && error.contains("does not hold 2 numbers"), "{error}");
+    assert_eq!(TensorFile::open_file(&streamed).expect("as before").read_u32("a.kept").expect("indices"), kept);
 }
 
 #[test]

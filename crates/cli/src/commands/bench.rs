@@ -12,7 +12,8 @@ use serde::Serialize;
 
 use super::model::{ModelArguments, Pair, TextColumns};
 use crate::arguments::Common;
-use crate::figures::{duration, integer, rate};
+use crate::figures::{bytes, duration, integer, rate};
+use crate::memory;
 use crate::output::note;
 use crate::progress::Progress;
 use crate::table::{Table, facts};
@@ -74,6 +75,7 @@ struct Report {
     rounds: u32,
     warm_up: u32,
     with_tokenizer: bool,
+    peak_memory_bytes: Option<u64>,
     models: Vec<Measured>,
 }
 
@@ -285,6 +287,7 @@ fn report(arguments: &BenchArguments, models: Vec<Measured>) -> Report {
         rounds: arguments.rounds,
         warm_up: arguments.warm_up,
         with_tokenizer: arguments.with_tokenizer,
+        peak_memory_bytes: memory::peak_bytes(),
         models,
     }
 }
@@ -300,13 +303,16 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
 
 fn text(report: &Report) -> String {
     let what = if report.with_tokenizer { "tokenizer and forward pass" } else { "forward pass" };
-    let mut text = facts([
+    let lines = [
         ("CPU", report.cpu.clone()),
         ("instructions", report.instruction_set.clone()),
         ("threads", report.threads.to_string()),
         ("input", report.input.clone()),
         ("timed", format!("{what}, {} rounds after {} to warm up", report.rounds, report.warm_up)),
-    ]);
+    ];
+    // That of all models together.
+    let peak = report.peak_memory_bytes.map(|peak| ("peak memory", bytes(peak)));
+    let mut text = facts(lines.into_iter().chain(peak));
     text.push('\n');
     let mut table = Table::new(["model", "tokens", "median", "middle half", "sequences/s", "tokens/s", "speed"]);
     let time = |ms: f64| duration(Duration::from_secs_f64(ms / 1e3));

@@ -9,8 +9,8 @@ use finegates_checkpoint::{Checkpoint, Tokenizer};
 use finegates_compress::removal::Totals;
 use finegates_compress::{Report, Request, Source, synthetic_probe};
 use finegates_data::{Format, TextRows};
-use finegates_infer::{Artifact, Kind, Loading, Which};
-use finegates_model::{Batch, Model};
+use finegates_infer::{Artifact, Kind, Which};
+use finegates_model::{Batch, Task, load};
 use finegates_train::Recipe;
 use finegates_train::material::Data;
 use serde::Serialize;
@@ -18,6 +18,7 @@ use serde::Serialize;
 use super::model::{Pair, TextColumns};
 use crate::arguments::Common;
 use crate::figures::{bytes, count, integer, ratio, share};
+use crate::memory;
 use crate::output::{CheckFailed, note};
 use crate::table::{Table, facts};
 
@@ -70,6 +71,7 @@ pub struct CompressArguments {
 #[derive(Serialize)]
 struct Outcome<'a> {
     output: &'a Path,
+    peak_memory_bytes: Option<u64>,
     #[serde(flatten)]
     report: &'a Report,
 }
@@ -83,8 +85,11 @@ pub fn run(arguments: &CompressArguments, common: &Common) -> anyhow::Result<()>
         checkpoint: arguments.checkpoint.clone(),
         base: arguments.base.as_deref(),
     };
-    let report = compress(&job, common, |artifact, model, tokenizer| probe(arguments, artifact, model, tokenizer))?;
-    common.output().result(&text(&arguments.output, &report), &Outcome { output: &arguments.output, report: &report })
+    let report = compress(&job, common, |artifact, base, tokenizer| probe(arguments, artifact, base, tokenizer))?;
+    let peak_memory_bytes = memory::peak_bytes();
+    let mut text = text(&arguments.output, &report);
+    text.extend(peak_memory_bytes.map(|peak| format!("\npeak memory {}", bytes(peak))));
+    common.output().result(&text, &Outcome { output: &arguments.output, peak_memory_bytes, report: &report })
 }
 
 /// What to compress, and where to.
@@ -100,7 +105,7 @@ pub struct Job<'a> {
 pub fn compress(
     job: &Job<'_>,
     common: &Common,
-    probe: impl FnOnce(&Artifact, &Model, Option<&Tokenizer>) -> anyhow::Result<Vec<Batch>>,
+    probe: impl FnOnce(&Artifact, &Checkpoint, Option<&Tokenizer>) -> anyhow::Result<Vec<Batch>>,
 ) -> anyhow::Result<Report> {
     let artifact = Artifact::find(job.run, &job.checkpoint, job.base, &common.fetch())?;
     let Some(method) = artifact.method()? else {
@@ -108,18 +113,19 @@ pub fn compress(
         bail!("{}: {kind}; expected a run (finegates train) or an adapter with gates", artifact.folder.display());
     };
     let base = artifact.open_checkpoint(&common.fetch())?;
-    let loading = Loading { task: artifact.task(&base)?.unwrap_or_default(), keep_weights: true, ..Loading::default() };
-    let (model, loaded) = artifact.load_model(&base, &loading)?;
-    if !loaded.initialised.is_empty() {
-        let missing = loaded.initialised.join(", ");
-        bail!("{}: no task head: neither it nor its base has {missing}; train it first", artifact.folder.display());
+    let (task, adapter) = (artifact.task(&base)?.unwrap_or_default(), artifact.read_adapter()?);
+    let classes = artifact.classes(&base, adapter.as_ref(), task);
+    if let Some(classes) = classes.filter(|_| task == Task::Classify) {
+        artifact.check_labels(classes)?;
     }
     let tokenizer = tokenizer(&artifact, &base)?;
-    let probe = probe(&artifact, &model, tokenizer.as_ref())?;
+    let probe = probe(&artifact, &base, tokenizer.as_ref())?;
     let (tokenizer_files, _changed) = tokenizer_files(tokenizer.as_ref(), artifact.trained_length)?;
     let request = Request {
         base: &base,
-        model: &model,
+        adapter: adapter.as_ref(),
+        task,
+        classes,
         method,
         labels: &artifact.labels(&base)?,
         tokenizer_files: &tokenizer_files,
@@ -135,6 +141,7 @@ pub fn compress(
     finegates_compress::compress(&request).map_err(|error| match error {
         failed @ (finegates_compress::Error::LogitsDiffer { .. }
         | finegates_compress::Error::LogitsNotFinite { .. }) => CheckFailed(failed.to_string()).into(),
+        finegates_compress::Error::NoHead { .. } => anyhow::anyhow!("{}: {error}", artifact.folder.display()),
         finegates_compress::Error::DestinationTaken { path } => {
             anyhow::anyhow!("{}: is not empty; name a new folder with --output, or add --overwrite", path.display())
         }
@@ -184,7 +191,7 @@ fn tokenizer_files(
 fn probe(
     arguments: &CompressArguments,
     artifact: &Artifact,
-    model: &Model,
+    base: &Checkpoint,
     tokenizer: Option<&Tokenizer>,
 ) -> anyhow::Result<Vec<Batch>> {
     let size = usize::from(arguments.probe_size);
@@ -194,19 +201,19 @@ fn probe(
         (None, Some(_)) => own_validation_texts(artifact, size),
         (None, None) => Vec::new(),
     };
-    probe_of(&texts, model, tokenizer)
+    probe_of(&texts, base, tokenizer)
 }
 
 /// The probe where nobody names one: the run's own validation texts, or arbitrary tokens.
-pub fn own_probe(artifact: &Artifact, model: &Model, tokenizer: Option<&Tokenizer>) -> anyhow::Result<Vec<Batch>> {
+pub fn own_probe(artifact: &Artifact, base: &Checkpoint, tokenizer: Option<&Tokenizer>) -> anyhow::Result<Vec<Batch>> {
     let texts = tokenizer.map(|_| own_validation_texts(artifact, usize::from(PROBE_SIZE))).unwrap_or_default();
-    probe_of(&texts, model, tokenizer)
+    probe_of(&texts, base, tokenizer)
 }
 
-fn probe_of(texts: &[Pair], model: &Model, tokenizer: Option<&Tokenizer>) -> anyhow::Result<Vec<Batch>> {
+fn probe_of(texts: &[Pair], base: &Checkpoint, tokenizer: Option<&Tokenizer>) -> anyhow::Result<Vec<Batch>> {
     match tokenizer {
-        Some(tokenizer) if !texts.is_empty() => encode(texts, model, tokenizer),
-        _ => Ok(synthetic_probe(model)),
+        Some(tokenizer) if !texts.is_empty() => encode(texts, base, tokenizer),
+        _ => Ok(synthetic_probe(base)),
     }
 }
 
@@ -259,9 +266,9 @@ fn corpus_texts(recipe: &Recipe, size: usize) -> Vec<Pair> {
 }
 
 /// Texts as batches of sixteen.
-pub fn encode(texts: &[Pair], model: &Model, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Batch>> {
+pub fn encode(texts: &[Pair], base: &Checkpoint, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Batch>> {
     let pairs: Vec<(&str, Option<&str>)> = texts.iter().map(|(text, pair)| (text.as_str(), pair.as_deref())).collect();
-    let encoded = tokenizer.encode_batch(&pairs, model.max_length())?;
+    let encoded = tokenizer.encode_batch(&pairs, load::longest(base))?;
     let batches = encoded.chunks(16);
     Ok(batches.map(|batch| Batch::new(batch.iter().map(|one| (&one.ids[..], &one.segments[..])))).collect())
 }

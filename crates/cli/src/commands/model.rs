@@ -44,7 +44,7 @@ impl Chosen {
         if classifies && checkpoint.config.family.is_decoder() {
             bail!("{name}: is a classifier and predicts no next token; finegates predict answers with it");
         }
-        let loading = Loading { task: Task::Language, precision: self.precision, ..Loading::default() };
+        let loading = Loading { task: Task::Language, precision: self.precision };
         let (model, _) = artifact.load_model(&checkpoint, &loading)?;
         let tokenizer = finegates_infer::open_tokenizer(&artifact, &checkpoint)?;
         Ok(LanguageModel { checkpoint, model, tokenizer })

@@ -197,9 +197,9 @@ fn compress_gates(
 ) -> anyhow::Result<finegates_compress::Report> {
     let run = run.to_string_lossy();
     let job = compress::Job { run: &run, output: compact, overwrite: false, checkpoint: Which::Best, base: None };
-    compress::compress(&job, common, |_, model, tokenizer| match tokenizer {
-        Some(tokenizer) => compress::encode(&pairs(texts, 64), model, tokenizer),
-        None => Ok(synthetic_probe(model)),
+    compress::compress(&job, common, |_, base, tokenizer| match tokenizer {
+        Some(tokenizer) => compress::encode(&pairs(texts, 64), base, tokenizer),
+        None => Ok(synthetic_probe(base)),
     })
 }
 

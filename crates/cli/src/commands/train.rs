@@ -16,8 +16,9 @@ use serde::Serialize;
 
 use crate::arguments::{Common, program};
 use crate::curve::Curve;
-use crate::figures::{counted, duration, integer, names, percent, rate, share};
+use crate::figures::{bytes, counted, duration, integer, names, percent, rate, share};
 use crate::interrupt;
+use crate::memory;
 use crate::output::{Interrupted, Output};
 use crate::table::facts;
 use crate::training::TrainingProgress;
@@ -93,6 +94,8 @@ pub struct Outcome {
     pub last_removal: Option<Totals>,
     /// The stops of the budget with their compact models.
     pub curve: Option<Curve>,
+    /// The most memory that this process took, where the system says.
+    pub peak_memory_bytes: Option<u64>,
     /// Whether it learned the next token of a corpus.
     #[serde(skip)]
     pub of_corpus: bool,
@@ -127,6 +130,7 @@ pub fn run(arguments: &TrainArguments, common: &Common) -> anyhow::Result<()> {
             Err(error) => compacted = Err(error),
         }
     }
+    outcome.peak_memory_bytes = memory::peak_bytes();
     // What the run came to is said, whatever became of its compact models.
     output.result(&closing_text(&outcome, &folder), &outcome)?;
     compacted?;
@@ -157,6 +161,7 @@ pub fn train(
         last_removal: removal(Which::Last),
         summary,
         curve: None,
+        peak_memory_bytes: memory::peak_bytes(),
         of_corpus: screen.of_corpus,
     })
 }
@@ -315,6 +320,7 @@ fn closing_text(outcome: &Outcome, folder: &Path) -> String {
             lines.push(("", stops::point_text(point, &curve.metric)));
         }
     }
+    lines.extend(outcome.peak_memory_bytes.map(|peak| ("peak memory", bytes(peak))));
     let (run, program) = (folder.display(), program());
     lines.push(("run", run.to_string()));
     let compact = outcome.curve.iter().flat_map(|curve| &curve.points).next_back();

@@ -48,17 +48,24 @@ pub fn adapter(wiring: &Wiring, theta: &mut dyn FnMut(usize, &str, usize) -> Opt
     Adapter { config: AdapterConfig::default(), tensors }
 }
 
-/// A tiny model with its base checkpoint, ready to be compressed.
+/// A tiny model with its base checkpoint and what was trained, ready to be compressed.
 pub struct Tiny {
     pub base: Checkpoint,
     pub model: Model,
+    pub adapter: Option<Adapter>,
     pub probe: Vec<Batch>,
 }
 
 impl Tiny {
     pub fn new(base: Checkpoint, model: Model) -> Tiny {
-        let probe = synthetic_probe(&model);
-        Tiny { base, model, probe }
+        let probe = synthetic_probe(&base);
+        Tiny { base, model, adapter: None, probe }
+    }
+
+    /// Applies an adapter, for both the model and what is compressed.
+    pub fn adapt(&mut self, adapter: Adapter) {
+        self.model.apply_adapter(&adapter).unwrap();
+        self.adapter = Some(adapter);
     }
 
     pub fn load(family: &str) -> Tiny {
@@ -67,7 +74,7 @@ impl Tiny {
 
     pub fn load_for(task: Task, family: &str) -> Tiny {
         let base = checkpoint(family);
-        let options = LoadOptions { task, keep_weights: true, ..LoadOptions::default() };
+        let options = LoadOptions { task, ..LoadOptions::default() };
         let (model, _) = Model::load(&base, &options).unwrap();
         Tiny::new(base, model)
     }
@@ -81,7 +88,7 @@ impl Tiny {
     pub fn gated_for(task: Task, family: &str, mut theta: impl FnMut(usize, &str, usize) -> Option<f32>) -> Tiny {
         let mut tiny = Tiny::load_for(task, family);
         let adapter = adapter(tiny.model.wiring(), &mut theta);
-        tiny.model.apply_adapter(&adapter).unwrap();
+        tiny.adapt(adapter);
         tiny
     }
 
@@ -95,7 +102,7 @@ impl Tiny {
         };
         let tensors = theta.tensors.iter().map(|(name, tensor)| (renamed(name), tensor.clone())).collect();
         let config = AdapterConfig { form: GateForm::Values, ..theta.config };
-        tiny.model.apply_adapter(&Adapter { config, tensors }).unwrap();
+        tiny.adapt(Adapter { config, tensors });
         tiny
     }
 
@@ -111,7 +118,9 @@ impl Tiny {
     ) -> Result<Report, Error> {
         let mut request = Request {
             base: &self.base,
-            model: &self.model,
+            adapter: self.adapter.as_ref(),
+            task: self.model.task(),
+            classes: None,
             method: Method::Gates,
             labels: &[],
             tokenizer_files: &[],

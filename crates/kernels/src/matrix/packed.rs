@@ -215,6 +215,19 @@ impl PackedMatrix {
         (outputs, depths)
     }
 
+    /// Adds the weights of one output to `row`, one a depth.
+    ///
+    /// # Panics
+    /// As [`PackedMatrix::unpack_row`].
+    pub fn add_row(&self, output: usize, row: &mut [f32]) {
+        assert!(output < self.outputs, "PackedMatrix::add_row: output {output} of {}", self.outputs);
+        assert_eq!(row.len(), self.depth, "PackedMatrix::add_row: a row of the depth");
+        let panels = self.panels();
+        for (k, value) in row.iter_mut().enumerate() {
+            *value += panels.at(self.depth, output / PANEL, k, output % PANEL);
+        }
+    }
+
     /// Packs what `fill(panel, depths, out)` writes: rows of 32 lanes, one a depth, the depths a run from a multiple of
     /// [`RUN`] on.
     fn filled(

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::feed_forward::FeedForward;
 use crate::heads::{HeadShape, Left};
 use crate::layer::{Layer, LayerNorms};
+use crate::norm::RmsNorm;
 use crate::parameter::Group;
 use crate::projection::Projection;
 use crate::rotary::RotaryEmbedding;
@@ -18,6 +19,16 @@ use crate::wiring::Role;
 
 impl Loader<'_> {
     pub(super) fn stack(&self) -> Result<Stack, Error> {
+        Ok(Stack {
+            layers: (0..self.checkpoint.config.layers).map(|layer| self.layer(layer)).collect::<Result<_, _>>()?,
+            relative_bias: self.relative_bias()?,
+            rotary: self.rotary(),
+            norm: self.last_norm()?,
+            recompute: false,
+        })
+    }
+
+    pub(crate) fn relative_bias(&self) -> Result<Option<RelativeBias>, Error> {
         let config = &self.checkpoint.config;
         let relative_bias = self.description.relative_bias.map(|module| {
             let name = format!("{}.{module}.weight", self.description.prefix);
@@ -27,16 +38,20 @@ impl Loader<'_> {
             }
             Ok::<_, Error>(RelativeBias { weight })
         });
-        let rotary = config.decoder.as_ref().map(|decoder| &decoder.rotary);
-        Ok(Stack {
-            layers: (0..config.layers).map(|layer| self.layer(layer)).collect::<Result<_, _>>()?,
-            relative_bias: relative_bias.transpose()?,
-            rotary: rotary.map(|rotary| RotaryEmbedding::new(rotary.clone(), config.head_dim())),
-            norm: self.description.last_norm.map(|module| self.rms_norm(module)).transpose()?,
-        })
+        relative_bias.transpose()
     }
 
-    fn layer(&self, layer: usize) -> Result<Layer, Error> {
+    pub(crate) fn rotary(&self) -> Option<RotaryEmbedding> {
+        let config = &self.checkpoint.config;
+        let rotary = config.decoder.as_ref().map(|decoder| &decoder.rotary);
+        rotary.map(|rotary| RotaryEmbedding::new(rotary.clone(), config.head_dim()))
+    }
+
+    pub(crate) fn last_norm(&self) -> Result<Option<RmsNorm>, Error> {
+        self.description.last_norm.map(|module| self.rms_norm(module)).transpose()
+    }
+
+    pub(crate) fn layer(&self, layer: usize) -> Result<Layer, Error> {
         let config = &self.checkpoint.config;
         let by_role = |role| {
             let mut wired = self.wiring.projections.iter();

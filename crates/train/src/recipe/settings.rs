@@ -248,8 +248,12 @@ settings! { context =>
         length_bucketing: [bool] = false;
     }
     "Arithmetic" {
-        /// What frozen weights are held in: f32 or bf16, which takes half the memory; sums are f32 [default: f32]
+        /// What frozen weights and the word table are held in: f32 or bf16, which takes half the memory; sums are f32 [default: f32]
         (long, value_name = "PRECISION") precision: [ByName<Precision>] = ByName(Precision::F32);
+        /// Keep nothing of a layer but its input and run it forward again in the backward pass: less memory, more time, the
+        /// same results [default: false]
+        (long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")
+        recompute: [bool] = false;
     }
     "Evaluation and saving" {
         /// How often to evaluate, as "1 epoch" or "500 steps"; an epoch of a corpus is the whole run [default: 1 epoch; of a
