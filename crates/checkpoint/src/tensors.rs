@@ -21,8 +21,7 @@ use crate::Error;
 use crate::error::shorten;
 use header::Entry;
 pub(crate) use index::{explain_absence, shard_names};
-pub use stream::FloatType;
-pub(crate) use stream::{Sink, StreamedTensor, write_streamed};
+pub use stream::{FloatType, Sink, StreamedTensor, write_streamed};
 pub use write::{TensorData, TensorToWrite, write_tensors};
 
 /// A tensor in memory, row-major.

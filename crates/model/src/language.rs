@@ -4,7 +4,7 @@
 use finegates_kernels::loss;
 use finegates_kernels::matrix::Activation;
 
-use crate::attention::zeroed;
+use crate::attention::resized;
 use crate::projection::Projection;
 
 /// Tokens whose logits exist at the same time.
@@ -66,7 +66,7 @@ impl LanguageHead {
         let mut total = 0.0;
         for (chunk, targets) in targets.chunks(ROWS).enumerate() {
             let range = chunk * ROWS * width..(chunk * ROWS + targets.len()) * width;
-            zeroed(logits, targets.len() * vocabulary);
+            resized(logits, targets.len() * vocabulary);
             losses.resize(targets.len(), 0.0);
             let states = &states[range.clone()];
             self.output.forward(states, targets.len(), logits, Activation::None);

@@ -43,7 +43,7 @@ pub use error::Error;
 pub use gate::{GateNoise, GateSettings, GateState};
 pub use load::{LoadOptions, LoadReport, Method, Purpose, Task};
 pub use model::Model;
-pub use parameter::{Group, ParameterMut};
+pub use parameter::{Awake, Group, ParameterMut};
 pub use penalty::Penalty;
 pub use projection::Projection;
 pub use wiring::Wiring;

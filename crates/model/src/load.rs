@@ -35,6 +35,20 @@ pub enum Method {
     BitFit,
     /// Everything.
     Full,
+    /// Everything, with gates on rows and columns.
+    GatedFull,
+}
+
+impl Method {
+    /// Whether there are gates on rows and columns.
+    pub fn has_gates(self) -> bool {
+        matches!(self, Self::Gates | Self::GatedFull)
+    }
+
+    /// Whether weights, norms and embeddings train: a run then leaves a whole model.
+    pub fn trains_everything(self) -> bool {
+        matches!(self, Self::Full | Self::GatedFull)
+    }
 }
 
 impl FromStr for Method {
@@ -45,7 +59,8 @@ impl FromStr for Method {
             "gates" => Ok(Self::Gates),
             "bitfit" => Ok(Self::BitFit),
             "full" => Ok(Self::Full),
-            other => Err(format!("unknown method {other:?}: expected gates, bitfit or full")),
+            "gated-full" => Ok(Self::GatedFull),
+            other => Err(format!("unknown method {other:?}: expected gates, bitfit, full or gated-full")),
         }
     }
 }
@@ -56,6 +71,7 @@ impl std::fmt::Display for Method {
             Self::Gates => "gates",
             Self::BitFit => "bitfit",
             Self::Full => "full",
+            Self::GatedFull => "gated-full",
         })
     }
 }
@@ -176,6 +192,10 @@ impl Loader<'_> {
         }
     }
 
+    fn trains_everything(&self) -> bool {
+        self.method().is_some_and(Method::trains_everything)
+    }
+
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.checkpoint.tensors.shape(&self.checkpoint.find(name)?).map(<[usize]>::to_vec)
     }
@@ -203,7 +223,7 @@ impl Loader<'_> {
             beta: self.read(&format!("{path}.bias"), Group::Norm, &[config.hidden])?,
             eps: config.norm_eps,
         };
-        if self.method() == Some(Method::Full) {
+        if self.trains_everything() {
             norm.gamma.make_trainable();
             norm.beta.make_trainable();
         }
@@ -214,7 +234,7 @@ impl Loader<'_> {
         let config = &self.checkpoint.config;
         let name = format!("{}.{module}.weight", self.description.prefix);
         let mut gamma = self.read(&name, Group::Norm, &[config.hidden])?;
-        if self.method() == Some(Method::Full) {
+        if self.trains_everything() {
             gamma.make_trainable();
         }
         Ok(RmsNorm { gamma, eps: config.norm_eps })
@@ -239,7 +259,7 @@ impl Loader<'_> {
             },
             dropout: config.hidden_dropout,
         };
-        if self.method() == Some(Method::Full) {
+        if self.trains_everything() {
             embeddings.make_trainable();
         }
         Ok(embeddings)
@@ -251,7 +271,7 @@ impl Loader<'_> {
         let needs = Needs {
             backward: method.is_some(),
             plain_weight: self.options.keep_weights,
-            weight_gradient: method == Some(Method::Full),
+            weight_gradient: self.trains_everything(),
             bias_gradient: method.is_some(),
             precision: self.options.precision,
         };
@@ -268,7 +288,9 @@ impl Loader<'_> {
             _ => wired.bias.then(|| self.read(&name, Group::Bias, &[shape.0])).transpose()?,
         };
         let mut projection = Projection::dense(path, weight, bias, needs);
-        if let Purpose::Training { method: Method::Gates, gates } = &self.options.purpose {
+        if let Purpose::Training { method, gates } = &self.options.purpose
+            && method.has_gates()
+        {
             let seed = self.options.seed;
             projection.set_gates(Gates {
                 rows: Gate::fresh_rows(path, shape.0, gates, seed),

@@ -75,7 +75,7 @@ impl FromStr for FloatType {
 
 /// A tensor to be written, before its numbers are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StreamedTensor {
+pub struct StreamedTensor {
     /// The name in the file.
     pub name: String,
     /// The length along each axis.
@@ -96,7 +96,7 @@ impl StreamedTensor {
 /// # Errors
 /// When a name occurs twice, `produce` fails or gives another number of values than the shape holds, a value does not fit
 /// the number type, or the file cannot be written.
-pub(crate) fn write_streamed(
+pub fn write_streamed(
     path: &Path,
     tensors: &[StreamedTensor],
     float: FloatType,
@@ -145,7 +145,8 @@ pub(crate) fn write_streamed(
 }
 
 /// Where the numbers of a tensor go while they are made.
-pub(crate) struct Sink<'a> {
+#[derive(Debug)]
+pub struct Sink<'a> {
     path: &'a Path,
     out: BufWriter<&'a mut File>,
     float: FloatType,

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use finegates_compress::removal::{Removal, Totals};
 use finegates_infer::{Artifact, Which};
-use finegates_model::Method;
 use finegates_train::budget::Measure;
 use finegates_train::observer::{Best, EvaluationRecord, GateShares, Start};
 use finegates_train::recipe::OF_EXAMPLES;
@@ -106,7 +105,7 @@ pub fn run(arguments: &TrainArguments, common: &Common) -> anyhow::Result<()> {
         (None, None) => anyhow::bail!("--output: not given; name the run folder to make"),
     };
     let lower = arguments.recipe.as_deref().map(PartialRecipe::read).transpose()?.unwrap_or_default();
-    let method = arguments.settings.method.or(lower.method).filter(|method| **method != Method::Gates);
+    let method = arguments.settings.method.or(lower.method).filter(|method| !method.has_gates());
     if let (Some(method), Some(objective)) = (method, arguments.settings.said_objective()) {
         anyhow::bail!(
             "settings of --objective {objective}: method {method} has no gates to close; leave one of the two out"
