@@ -209,7 +209,8 @@ mod tests {
         ];
         for selected in ways {
             let before = [1, 2, 3, 4].map(|key| numbers(key, n));
-            let before = [before[0].clone(), before[1].clone(), before[2].clone(), before[3].iter().map(|v| v.abs()).collect()];
+            let before =
+                [before[0].clone(), before[1].clone(), before[2].clone(), before[3].iter().map(|v| v.abs()).collect()];
             let [mut value, mut gradient, mut first, mut second] = before.clone();
             let moved = Moved { value: &mut value, gradient: &mut gradient, first: &mut first, second: &mut second };
             assert!(adamw_step(&SETTINGS, 0.5, moved, selected.as_ref()));

@@ -175,8 +175,7 @@ fn adamw_follows_its_definition_in_f64() {
                 let settings =
                     AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, learning_rate: 1e-2, step };
                 let mut used = gradient.clone();
-                let moved =
-                    Moved { value: &mut value, gradient: &mut used, first: &mut first, second: &mut second };
+                let moved = Moved { value: &mut value, gradient: &mut used, first: &mut first, second: &mut second };
                 assert!(adamw_step(&settings, 1.0, moved, None));
                 for i in 0..37 {
                     let g = f64::from(gradient[i]);

@@ -10,6 +10,11 @@ use crate::projection::Projection;
 /// Tokens whose logits exist at the same time.
 const ROWS: usize = 128;
 
+/// Most logits that exist at the same time, and most tokens, where the weight trains: its gradient is read and written once for
+/// those tokens together.
+const TRAINING_LOGITS: usize = 8 << 20;
+const TRAINING_ROWS: usize = 512;
+
 /// A target that is not to be predicted.
 pub const NO_TARGET: u32 = loss::IGNORED;
 
@@ -64,8 +69,12 @@ impl LanguageHead {
         let (width, vocabulary) = (self.output.input_width(), self.output.out_features());
         let LanguageScratch { logits, product, losses } = scratch;
         let mut total = 0.0;
-        for (chunk, targets) in targets.chunks(ROWS).enumerate() {
-            let range = chunk * ROWS * width..(chunk * ROWS + targets.len()) * width;
+        let rows = match self.output.weight_parameter().trainable() {
+            true => (TRAINING_LOGITS / vocabulary.max(1)).clamp(ROWS, TRAINING_ROWS),
+            false => ROWS,
+        };
+        for (chunk, targets) in targets.chunks(rows).enumerate() {
+            let range = chunk * rows * width..(chunk * rows + targets.len()) * width;
             resized(logits, targets.len() * vocabulary);
             losses.resize(targets.len(), 0.0);
             let states = &states[range.clone()];

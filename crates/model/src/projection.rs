@@ -385,10 +385,6 @@ impl Projection {
         }
         if self.weight.trainable() {
             // dW = (ω_r ⊙ d_y) (ω_c ⊙ x)ᵀ, and 0 where either gate is closed.
-            let side = |data, width, gate: Option<&'_ Gate>| {
-                let some = gate.map(Gate::open).filter(|open| open.len() < width);
-                Side { data, width, columns: some, scale: gate.map(Gate::open_values) }
-            };
             let gates = self.gates.as_ref();
             let d_outputs = side(d_y, out_features, gates.map(|gates| &gates.rows));
             let inputs = side(x, in_features, gates.map(|gates| &gates.columns));
@@ -496,6 +492,12 @@ impl Projection {
         let awake = sleeping.map(|gates| Awake { width: rows, rows: &[0], columns: gates.rows.awake() });
         self.bias.iter_mut().for_each(|bias| bias.visit_part(awake, visit));
     }
+}
+
+/// One side of a weight's gradient, as far as its gates are open.
+fn side<'a>(data: &'a [f32], width: usize, gate: Option<&'a Gate>) -> Side<'a> {
+    let open = gate.map(Gate::open).filter(|open| open.len() < width);
+    Side { data, width, columns: open, scale: gate.map(Gate::open_values) }
 }
 
 /// `out = values[indices]`, or all of them.
