@@ -4,6 +4,7 @@
 mod decoder;
 mod labels;
 mod reader;
+pub mod sizes;
 
 use std::fmt;
 use std::path::Path;

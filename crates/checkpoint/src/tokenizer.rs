@@ -171,6 +171,11 @@ impl Tokenizer {
         self.library.token_to_id(token)
     }
 
+    /// How many rows a token table must have: one more than the largest id.
+    pub fn entries(&self) -> usize {
+        self.library.get_vocab(true).into_values().max().map_or(0, |last| last as usize + 1)
+    }
+
     /// The tokens of `max_length` that are left for texts.
     fn room(&self, max_length: usize, pair: bool) -> Result<usize, Error> {
         let special = self.special_tokens(pair);

@@ -4,7 +4,8 @@ use clap::{Args, Parser, Subcommand};
 use finegates_checkpoint::source::FetchOptions;
 
 use crate::commands::{
-    bench, completions, compress, eval, generate, import, inspect, perplexity, predict, quickstart, sparsify, train,
+    bench, completions, compress, eval, generate, import, inspect, perplexity, predict, pretrain, quickstart, sparsify,
+    train,
 };
 use crate::output::{self, Output};
 
@@ -67,6 +68,8 @@ pub enum Command {
     Train(Box<train::TrainArguments>),
     #[command(after_help = sparsify::examples(), mut_args(train::hide_examples))]
     Sparsify(Box<sparsify::SparsifyArguments>),
+    #[command(after_help = pretrain::examples(), mut_args(train::hide_examples))]
+    Pretrain(Box<pretrain::PretrainArguments>),
     Compress(compress::CompressArguments),
     Eval(eval::EvalArguments),
     Predict(predict::PredictArguments),

@@ -178,9 +178,13 @@ impl Artifact {
             Some(model) => Some(model),
             None => AdapterConfig::read(&folder.join("adapter_config.json"))?.base_model_name_or_path,
         };
-        let base = named
-            .filter(|name| !name.is_empty())
-            .map_or_else(|| Base::Unknown(folder.join("adapter_config.json")), Base::Spec);
+        // Gates that were trained together with the weights lie beside them.
+        let own = folder.join("model.safetensors").is_file() && folder.join("config.json").is_file();
+        let base = match named.filter(|name| !name.is_empty()) {
+            _ if own => Base::Folder(folder.to_owned()),
+            Some(name) => Base::Spec(name),
+            None => Base::Unknown(folder.join("adapter_config.json")),
+        };
         let (folder, adapter) = (folder.to_owned(), Some(folder.to_owned()));
         Ok(Artifact { kind: Kind::Adapter, folder, adapter, part: None, trained_length: None, base })
     }
@@ -241,7 +245,10 @@ impl Artifact {
     /// As [`Artifact::read_adapter`].
     pub fn method(&self) -> Result<Option<Method>, Error> {
         match (self.read_adapter()?, self.kind) {
-            (Some(adapter), _) if adapter.gated_modules().next().is_some() => Ok(Some(Method::Gates)),
+            (Some(adapter), _) if adapter.gated_modules().next().is_some() => match self.base {
+                Base::Folder(_) => Ok(Some(Method::GatedFull)),
+                Base::Spec(_) | Base::Unknown(_) => Ok(Some(Method::Gates)),
+            },
             (Some(_), _) => Ok(Some(Method::BitFit)),
             (None, Kind::Run) => Ok(Some(Method::Full)),
             (None, _) => Ok(None),

@@ -186,7 +186,8 @@ fn products() {
             };
             matrix::multiply(&input, &packed_rows, Some(&kept), &mut output);
         });
-        let transposed = measure(operations, || matrix::multiply_transposed(&y, n, n, &x, k, k, t, &mut w));
+        let side = |data, width| matrix::Side { data, width, columns: None, scale: None };
+        let transposed = measure(operations, || matrix::multiply_transposed(&side(&y, n), &side(&x, k), t, &mut w));
         print!("{:>24}", format!("{t} x {k} -> {n}"));
         for (speed, share) in [plain, bf16, gathered, transposed] {
             print!(" {speed:>9.1} {:>5.1} %", 100.0 * share);

@@ -187,6 +187,19 @@ pub fn squared_norm(x: &[f32]) -> f64 {
     parts.iter().sum()
 }
 
+/// `Σ x²` over these rows of `width` elements, accumulated in `f64` over runs of rows fixed by the width.
+///
+/// # Panics
+/// If a row is not part of `x`.
+pub fn squared_norm_of_rows(x: &[f32], width: usize, rows: &[u32]) -> f64 {
+    let isa = cpu::isa();
+    let part = |rows: &[u32]| -> f64 {
+        rows.iter().map(|&row| squared_norm_part(isa, &x[row as usize * width..][..width])).sum()
+    };
+    let parts: Vec<f64> = rows.par_chunks(parallel::rows_per_task(width)).map(part).collect();
+    parts.iter().sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ mod threads;
 use crate::activation::{Activation, activate_backward, activate_in_place};
 use crate::cpu::{Isa, with_isa};
 use crate::dropout::{Dropout, dropout};
-use crate::optimizer::{AdamW, adamw_step};
+use crate::optimizer::{AdamW, Moved, adamw_step};
 use crate::{norm, random};
 
 pub(crate) fn numbers(key: u64, length: usize) -> Vec<f32> {
@@ -174,7 +174,9 @@ fn adamw_follows_its_definition_in_f64() {
                 let gradient = numbers(100 + step, 37);
                 let settings =
                     AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, learning_rate: 1e-2, step };
-                adamw_step(&settings, &mut value, &gradient, &mut first, &mut second);
+                let mut used = gradient.clone();
+                let moved = Moved { value: &mut value, gradient: &mut used, first: &mut first, second: &mut second };
+                assert!(adamw_step(&settings, 1.0, moved, None));
                 for i in 0..37 {
                     let g = f64::from(gradient[i]);
                     exact[i] *= 1.0 - 1e-2 * 0.01;

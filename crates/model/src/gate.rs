@@ -78,6 +78,8 @@ pub struct Gate {
     possible: Vec<u32>,
     /// Of direct gates, those that are closed.
     closed: Vec<bool>,
+    /// Where the weight behind the gates trains: 1 for each gate that is awake, 0 for one that is asleep; otherwise empty.
+    awake: Vec<f32>,
 }
 
 impl Gate {
@@ -107,6 +109,7 @@ impl Gate {
             open_values: Vec::new(),
             possible: Vec::new(),
             closed: vec![false; if law == Law::Direct { length } else { 0 }],
+            awake: Vec::new(),
         };
         gate.adopt();
         gate.draw(&GateNoise::None);
@@ -139,6 +142,17 @@ impl Gate {
     /// Whether what is closed now may be open later.
     pub fn may_open_again(&self) -> bool {
         self.law != Law::Direct
+    }
+
+    /// Makes gates sleep that practically never open in a draw: they stay closed in every draw of the same θ, so that what
+    /// lies behind them need not be computed, updated or packed. `docs/pretrain.md` has the rule. [`Gate::draw`] must follow.
+    pub fn let_sleep(&mut self) {
+        self.awake = vec![1.0; self.parameter.value.len()];
+    }
+
+    /// 1 for each gate that is awake and 0 for the others, if any is asleep.
+    pub fn awake(&self) -> Option<&[f32]> {
+        (self.possible.len() < self.awake.len()).then_some(&self.awake)
     }
 
     /// Closes a direct gate for good. [`Gate::draw`] must follow.
@@ -191,10 +205,25 @@ impl Gate {
                     }
                     GateNoise::Given(given) => self.noise = given(&self.parameter.name, length),
                 }
+                // A gate three noise deviations below the threshold practically never opens in a draw.
+                reach = if self.noise.is_empty() { 0.0 } else { 3.0 * noise_std };
+                if reach > 0.0 && !self.awake.is_empty() {
+                    kernels::gate_values(&self.parameter.value, Some(&vec![reach; length]), &mut self.values);
+                    for (noise, _) in self.noise.iter_mut().zip(&self.values).filter(|(_, most)| **most == 0.0) {
+                        // And where gates sleep, never.
+                        *noise = noise.min(0.0);
+                    }
+                    for (awake, most) in self.awake.iter_mut().zip(&self.values) {
+                        *awake = f32::from(u8::from(*most != 0.0));
+                    }
+                }
                 let drawn = (!self.noise.is_empty()).then_some(self.noise.as_slice());
                 kernels::gate_values(&self.parameter.value, drawn, &mut self.values);
-                // A gate three noise deviations below the threshold practically never opens in a draw.
-                reach = if drawn.is_some() { 3.0 * noise_std } else { 0.0 };
+            }
+        }
+        if reach == 0.0 {
+            for (awake, value) in self.awake.iter_mut().zip(&self.values) {
+                *awake = f32::from(u8::from(*value != 0.0));
             }
         }
         self.open.clear();
@@ -205,7 +234,11 @@ impl Gate {
                 self.open.push(index as u32);
                 self.open_values.push(value);
             }
-            if value != 0.0 || (reach > 0.0 && theta.tanh() + 0.5 + reach > 0.0) {
+            let possible = match self.awake.get(index) {
+                Some(&awake) => awake != 0.0,
+                None => value != 0.0 || (reach > 0.0 && theta.tanh() + 0.5 + reach > 0.0),
+            };
+            if possible {
                 self.possible.push(index as u32);
             }
         }

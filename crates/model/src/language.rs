@@ -4,12 +4,17 @@
 use finegates_kernels::matrix::Activation;
 use finegates_kernels::{loss, reduce};
 
-use crate::attention::zeroed;
+use crate::attention::resized;
 use crate::model::Model;
 use crate::projection::Projection;
 
 /// Tokens whose logits exist at the same time.
 const ROWS: usize = 128;
+
+/// Most logits that exist at the same time, and most tokens, where the weight trains: its gradient is read and written once for
+/// those tokens together.
+const TRAINING_LOGITS: usize = 8 << 20;
+const TRAINING_ROWS: usize = 512;
 
 /// A target that is not to be predicted.
 pub const NO_TARGET: u32 = loss::IGNORED;
@@ -92,9 +97,13 @@ impl LanguageHead {
         let share = lesson.map_or(0.0, |lesson| lesson.share);
         let LanguageScratch { logits, student, teacher, divergences, product, losses } = scratch;
         let mut total = 0.0;
-        for (chunk, targets) in targets.chunks(ROWS).enumerate() {
-            let range = chunk * ROWS * width..(chunk * ROWS + targets.len()) * width;
-            zeroed(logits, targets.len() * vocabulary);
+        let rows = match self.output.weight_parameter().trainable() {
+            true => (TRAINING_LOGITS / vocabulary.max(1)).clamp(ROWS, TRAINING_ROWS),
+            false => ROWS,
+        };
+        for (chunk, targets) in targets.chunks(rows).enumerate() {
+            let range = chunk * rows * width..(chunk * rows + targets.len()) * width;
+            resized(logits, targets.len() * vocabulary);
             losses.resize(targets.len(), 0.0);
             let states = &states[range.clone()];
             self.output.forward(states, targets.len(), logits, Activation::None);
@@ -105,7 +114,7 @@ impl LanguageHead {
             total += f64::from(1.0 - share) * losses.iter().sum::<f64>();
             if let Some(lesson) = lesson {
                 let width = lesson.head.output.input_width();
-                let states = &lesson.states[chunk * ROWS * width..][..targets.len() * width];
+                let states = &lesson.states[chunk * rows * width..][..targets.len() * width];
                 teacher.resize(targets.len() * vocabulary, 0.0);
                 divergences.resize(targets.len(), 0.0);
                 lesson.head.output.forward(states, targets.len(), teacher, Activation::None);

@@ -33,6 +33,7 @@ pub mod wiring;
 
 pub mod adapter;
 pub mod cache;
+pub mod initialise;
 pub mod layerwise;
 pub mod load;
 pub mod model;
@@ -45,7 +46,7 @@ pub use gate::{GateNoise, GateSettings, GateState};
 pub use layerwise::{Layerwise, run_layerwise};
 pub use load::{LoadOptions, LoadReport, Method, Purpose, Task};
 pub use model::Model;
-pub use parameter::{Group, ParameterMut};
+pub use parameter::{Awake, Group, ParameterMut};
 pub use penalty::Penalty;
 pub use projection::Projection;
 pub use wiring::Wiring;

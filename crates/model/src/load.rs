@@ -36,6 +36,20 @@ pub enum Method {
     BitFit,
     /// Everything.
     Full,
+    /// Everything, with gates on rows and columns.
+    GatedFull,
+}
+
+impl Method {
+    /// Whether there are gates on rows and columns.
+    pub fn has_gates(self) -> bool {
+        matches!(self, Self::Gates | Self::GatedFull)
+    }
+
+    /// Whether weights, norms and embeddings train: a run then leaves a whole model.
+    pub fn trains_everything(self) -> bool {
+        matches!(self, Self::Full | Self::GatedFull)
+    }
 }
 
 impl FromStr for Method {
@@ -46,7 +60,8 @@ impl FromStr for Method {
             "gates" => Ok(Self::Gates),
             "bitfit" => Ok(Self::BitFit),
             "full" => Ok(Self::Full),
-            other => Err(format!("unknown method {other:?}: expected gates, bitfit or full")),
+            "gated-full" => Ok(Self::GatedFull),
+            other => Err(format!("unknown method {other:?}: expected gates, bitfit, full or gated-full")),
         }
     }
 }
@@ -57,6 +72,7 @@ impl std::fmt::Display for Method {
             Self::Gates => "gates",
             Self::BitFit => "bitfit",
             Self::Full => "full",
+            Self::GatedFull => "gated-full",
         })
     }
 }
@@ -207,6 +223,10 @@ impl<'a> Loader<'a> {
         }
     }
 
+    fn trains_everything(&self) -> bool {
+        self.method().is_some_and(Method::trains_everything)
+    }
+
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.checkpoint.tensors.shape(&self.checkpoint.find(name)?).map(<[usize]>::to_vec)
     }
@@ -234,7 +254,7 @@ impl<'a> Loader<'a> {
             beta: self.read(&format!("{path}.bias"), Group::Norm, &[config.hidden])?,
             eps: config.norm_eps,
         };
-        if self.method() == Some(Method::Full) {
+        if self.trains_everything() {
             norm.gamma.make_trainable();
             norm.beta.make_trainable();
         }
@@ -245,7 +265,7 @@ impl<'a> Loader<'a> {
         let config = &self.checkpoint.config;
         let name = format!("{}.{module}.weight", self.description.prefix);
         let mut gamma = self.read(&name, Group::Norm, &[config.hidden])?;
-        if self.method() == Some(Method::Full) {
+        if self.trains_everything() {
             gamma.make_trainable();
         }
         Ok(RmsNorm { gamma, eps: config.norm_eps })
@@ -268,7 +288,7 @@ impl<'a> Loader<'a> {
             },
             dropout: config.hidden_dropout,
         };
-        if self.method() == Some(Method::Full) {
+        if self.trains_everything() {
             embeddings.make_trainable();
         }
         Ok(embeddings)
@@ -280,7 +300,7 @@ impl<'a> Loader<'a> {
         let needs = Needs {
             backward: method.is_some(),
             plain_weight: self.options.keep_weights,
-            weight_gradient: method == Some(Method::Full),
+            weight_gradient: self.trains_everything(),
             bias_gradient: method.is_some(),
             precision: self.options.precision,
         };
@@ -297,7 +317,9 @@ impl<'a> Loader<'a> {
             _ => wired.bias.then(|| self.read(&name, Group::Bias, &[shape.0])).transpose()?,
         };
         let mut projection = Projection::dense(path, weight, bias, needs);
-        if let Purpose::Training { method: Method::Gates, gates } = &self.options.purpose {
+        if let Purpose::Training { method, gates } = &self.options.purpose
+            && method.has_gates()
+        {
             let seed = self.options.seed;
             projection.set_gates(Gates {
                 rows: Gate::fresh_rows(path, shape.0, gates, seed),

@@ -19,6 +19,11 @@ impl Packed {
         Packed { matrix: Arc::new(matrix), kept: None }
     }
 
+    /// Packs other values of the same weight: `fill` does it for the outputs that are packed.
+    pub(crate) fn refill(&mut self, fill: impl FnOnce(&mut PackedMatrix, Option<&[u32]>)) {
+        fill(Arc::make_mut(&mut self.matrix), self.kept.as_deref());
+    }
+
     fn covers(&self, open: &[u32]) -> bool {
         let Some(kept) = &self.kept else { return true };
         let mut kept = kept.iter();

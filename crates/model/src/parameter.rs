@@ -51,12 +51,18 @@ impl Parameter {
 
     /// Shows the parameter to `visit` if it trains.
     pub fn visit(&mut self, visit: &mut dyn FnMut(ParameterMut<'_>)) {
+        self.visit_part(None, visit);
+    }
+
+    /// The same of one of which a step updates a part.
+    pub(crate) fn visit_part(&mut self, awake: Option<Awake<'_>>, visit: &mut dyn FnMut(ParameterMut<'_>)) {
         if self.trainable() {
             visit(ParameterMut {
                 name: &self.name,
                 group: self.group,
                 value: &mut self.value,
                 gradient: &mut self.gradient,
+                awake,
             });
         }
     }
@@ -73,4 +79,17 @@ pub struct ParameterMut<'a> {
     pub value: &'a mut [f32],
     /// Gradient, as long as `value`.
     pub gradient: &'a mut [f32],
+    /// What of it a step updates; none for all. Elsewhere the gradient is 0, and value and moments stay as they are.
+    pub awake: Option<Awake<'a>>,
+}
+
+/// The part of a matrix that is not asleep: behind no gate that is closed and stays closed in every draw (`docs/pretrain.md`).
+#[derive(Debug, Clone, Copy)]
+pub struct Awake<'a> {
+    /// Elements of a row.
+    pub width: usize,
+    /// The rows, ascending.
+    pub rows: &'a [u32],
+    /// 1 for each column that is awake, 0 for the others; none where all are.
+    pub columns: Option<&'a [f32]>,
 }

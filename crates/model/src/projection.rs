@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use finegates_kernels::matrix::{self, Activation, Input, Output, PackedMatrix, Precision};
+use finegates_kernels::matrix::{self, Activation, Input, Output, PackedMatrix, Precision, Side};
 use finegates_kernels::{gate as kernels, reduce};
 
-use crate::gate::{GateNoise, GateState, Gates};
+use crate::gate::{Gate, GateNoise, GateState, Gates};
 use crate::heads::Places;
 use crate::packed::Packed;
-use crate::parameter::{Parameter, ParameterMut};
+use crate::parameter::{Awake, Parameter, ParameterMut};
 use crate::penalty::Penalty;
 
 /// What a projection must be able to do, decided once when the model is loaded.
@@ -150,8 +150,14 @@ impl Projection {
     ///
     /// # Panics
     /// If a gate vector's length differs from the projection's rows or columns, or the projection is compact.
-    pub fn set_gates(&mut self, gates: Gates) {
+    pub fn set_gates(&mut self, mut gates: Gates) {
         assert!(self.kept.is_none(), "a compact projection takes no gates");
+        if self.needs.weight_gradient {
+            for gate in [&mut gates.rows, &mut gates.columns] {
+                gate.let_sleep();
+                gate.draw(&GateNoise::None);
+            }
+        }
         assert_eq!((gates.rows.values().len(), gates.columns.values().len()), self.original);
         let trained = gates.rows.parameter.trainable();
         let may_open_again = trained && (gates.rows.may_open_again() || gates.columns.may_open_again());
@@ -278,6 +284,7 @@ impl Projection {
     pub fn changed(&mut self) {
         if self.needs.weight_gradient {
             self.repack();
+            self.column_kurtosis = None;
         }
         if let Some(gates) = &mut self.gates {
             gates.rows.changed();
@@ -294,14 +301,13 @@ impl Projection {
         }
     }
 
-    /// Packs the weight anew; needed after its values were replaced.
+    /// Packs the weight anew, as much of it as is packed; needed after its values were replaced.
     pub fn repack(&mut self) {
         let (rows, columns) = (self.weight.shape[0], self.weight.shape[1]);
-        let precision = self.forward_packed.matrix.precision();
         let weight = &self.weight.value;
-        self.forward_packed = Packed::whole(PackedMatrix::rows_in(precision, weight, rows, columns, None));
+        self.forward_packed.refill(|matrix, kept| matrix.refill_rows(weight, rows, columns, kept));
         if let Some(packed) = &mut self.backward_packed {
-            *packed = Packed::whole(PackedMatrix::columns_in(precision, weight, rows, columns, None));
+            packed.refill(|matrix, kept| matrix.refill_columns(weight, rows, columns, kept));
         }
     }
 
@@ -388,16 +394,11 @@ impl Projection {
             reduce::column_sum(d_y, rows, out_features, out_features, row_values, &mut bias.gradient);
         }
         if self.weight.trainable() {
-            matrix::multiply_transposed(
-                d_y,
-                out_features,
-                out_features,
-                x,
-                in_features,
-                in_features,
-                rows,
-                &mut self.weight.gradient,
-            );
+            // dW = (ω_r ⊙ d_y) (ω_c ⊙ x)ᵀ, and 0 where either gate is closed.
+            let gates = self.gates.as_ref();
+            let d_outputs = side(d_y, out_features, gates.map(|gates| &gates.rows));
+            let inputs = side(x, in_features, gates.map(|gates| &gates.columns));
+            matrix::multiply_transposed(&d_outputs, &inputs, rows, &mut self.weight.gradient);
         }
         let Some(gates) = self.gates.as_mut().filter(|gates| gates.rows.parameter.trainable()) else {
             if let Some(d_x) = d_x {
@@ -493,9 +494,20 @@ impl Projection {
             gates.rows.parameter.visit(visit);
             gates.columns.parameter.visit(visit);
         }
-        self.weight.visit(visit);
-        self.bias.iter_mut().for_each(|bias| bias.visit(visit));
+        let (width, rows) = (self.original.1, self.original.0);
+        let sleeping = self.gates.as_ref().filter(|_| self.needs.weight_gradient);
+        let sleeping = sleeping.filter(|gates| gates.rows.awake().is_some() || gates.columns.awake().is_some());
+        let awake = sleeping.map(|gates| Awake { width, rows: gates.rows.possible(), columns: gates.columns.awake() });
+        self.weight.visit_part(awake, visit);
+        let awake = sleeping.map(|gates| Awake { width: rows, rows: &[0], columns: gates.rows.awake() });
+        self.bias.iter_mut().for_each(|bias| bias.visit_part(awake, visit));
     }
+}
+
+/// One side of a weight's gradient, as far as its gates are open.
+fn side<'a>(data: &'a [f32], width: usize, gate: Option<&'a Gate>) -> Side<'a> {
+    let open = gate.map(Gate::open).filter(|open| open.len() < width);
+    Side { data, width, columns: open, scale: gate.map(Gate::open_values) }
 }
 
 /// `out = values[indices]`, or all of them.

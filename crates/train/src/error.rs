@@ -140,6 +140,14 @@ pub enum Error {
         /// What the run folder holds now.
         left: StateLeft,
     },
+    /// The model that pretraining is to start from cannot be made.
+    #[error("{}: {problem}", path.display())]
+    Initial {
+        /// The config, or its name.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
     /// No training example.
     #[error("no training examples are left; is max_train_rows too small?")]
     NoExamples,

@@ -1,7 +1,8 @@
 //! The run folder: what is in it, who may write to it, and how the trained model is put there.
 //!
-//! `adapter` (or `model`, for full fine-tuning) and `best` are complete in themselves: the tensors with a config that names the labels,
-//! and the tokenizer. Only the tensors change during a run, and they are replaced as one file.
+//! `adapter` (or `model`, where everything trains) and `best` are complete in themselves: the tensors with a config that names the
+//! labels, and the tokenizer. Only the tensors change during a run, and they are replaced as one file; weights with gates are two
+//! files, which the whole folder is replaced for.
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
@@ -52,6 +53,10 @@ const CONTENTS: [&str; 10] = [
     "latency.json",
     "state",
 ];
+
+/// The folder of a run for the model that pretraining starts from, and the file in it that says how it was made.
+const INITIAL: &str = "initial";
+pub(crate) const INITIAL_SIGN: &str = "initial.json";
 
 /// The folder of a run for the compact models of its stops, which others put there.
 pub const COMPACT: &str = "compact";
@@ -132,7 +137,7 @@ impl RunFolder {
 
     /// The folder of the last model: `adapter`, or `model` where everything trains.
     pub fn last(&self, method: Method) -> PathBuf {
-        self.path.join(if method == Method::Full { "model" } else { "adapter" })
+        self.path.join(if method.trains_everything() { "model" } else { "adapter" })
     }
 
     /// The table of times that a budget of latency is counted by.
@@ -143,6 +148,11 @@ impl RunFolder {
     /// The folder of the model kept at a stop of a budget, as `stops/params-0.6`.
     pub fn stop(&self, name: &str) -> PathBuf {
         self.path.join("stops").join(name)
+    }
+
+    /// The folder of the model that pretraining starts from.
+    pub fn initial(&self) -> PathBuf {
+        self.path.join(INITIAL)
     }
 
     /// The folder of the best model.
@@ -208,6 +218,8 @@ fn fresh(path: &Path) -> Result<bool, Error> {
         let (name, inner) = (entry.file_name(), entry.path());
         let left_over = match name.to_str() {
             Some("state") => !inner.join(STATE_FILE).exists(),
+            Some(INITIAL) => inner.join(INITIAL_SIGN).is_file(),
+            Some(".initial.new") => true,
             Some("latency.json") => path.join("recipe.toml").is_file(),
             Some("metrics.jsonl") => std::fs::metadata(&inner).is_ok_and(|metadata| metadata.len() == 0),
             Some("recipe.toml") => {
@@ -273,7 +285,7 @@ impl ModelWriter {
     /// # Errors
     /// A folder that cannot be written, a tensor that is not finite.
     pub fn write(&self, model: &Model, folder: &Path) -> Result<(), Error> {
-        if folder.is_dir() {
+        if folder.is_dir() && self.method != Method::GatedFull {
             return self.write_tensors(model, folder);
         }
         let mut name = std::ffi::OsString::from(".");
@@ -291,9 +303,12 @@ impl ModelWriter {
     }
 
     fn write_tensors(&self, model: &Model, folder: &Path) -> Result<(), Error> {
-        if self.method != Method::Full {
+        if self.method.has_gates() || !self.method.trains_everything() {
             let adapter = Adapter { config: self.adapter_config.clone(), tensors: model.adapter_tensors() };
-            return Ok(adapter.write(folder)?);
+            adapter.write(folder)?;
+        }
+        if !self.method.trains_everything() {
+            return Ok(());
         }
         let tensors = model.all_tensors();
         let tensors: Vec<_> = tensors
@@ -312,7 +327,8 @@ fn adapter_config(recipe: &Recipe, model: &Model) -> AdapterConfig {
         target_modules: Some(TargetModules::Names(target_modules(model))),
         modules_to_save: head_modules(model),
         task_type: Some(if recipe.corpus.is_some() { "CAUSAL_LM" } else { "SEQ_CLS" }.to_owned()),
-        base_model_name_or_path: Some(recipe.model.clone()),
+        // Where everything trains, the weights lie beside the gates.
+        base_model_name_or_path: Some(recipe.model.clone()).filter(|_| !recipe.method.trains_everything()),
         ..AdapterConfig::default()
     };
     let settings = [

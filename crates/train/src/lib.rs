@@ -10,6 +10,7 @@ pub mod encoded;
 pub mod error;
 pub mod evaluation;
 pub mod folder;
+pub mod initial;
 pub mod inputs;
 pub mod journal;
 pub mod latency;
@@ -28,6 +29,7 @@ pub mod trainer;
 
 pub use error::Error;
 pub use folder::Mode;
+pub use initial::{Initial, TokenizerSource};
 pub use inputs::Inputs;
 pub use observer::{Ending, Event, Observer, Silent, Summary};
 pub use recipe::{PartialRecipe, Recipe, RecipeError};

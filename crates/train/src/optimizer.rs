@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use finegates_kernels::optimizer::{AdamW, adamw_step};
+use finegates_kernels::optimizer::{AdamW, Moved, Selected, adamw_step};
 use finegates_kernels::reduce;
-use finegates_model::{Group, Model};
+use finegates_model::{Awake, Group, Model};
 use serde::Serialize;
 
 use crate::recipe::Recipe;
@@ -129,7 +129,12 @@ impl Optimizer {
     /// The length of the gradient over all parameters; not finite if any part of it is not.
     pub fn gradient_norm(model: &mut Model) -> f64 {
         let mut sum = 0.0;
-        model.parameters(&mut |parameter| sum += reduce::squared_norm(parameter.gradient));
+        model.parameters(&mut |parameter| {
+            sum += match parameter.awake {
+                Some(awake) => reduce::squared_norm_of_rows(parameter.gradient, awake.width, awake.rows),
+                None => reduce::squared_norm(parameter.gradient),
+            }
+        });
         sum.sqrt()
     }
 
@@ -144,9 +149,6 @@ impl Optimizer {
         let scale = (settings.clip_norm > 0.0 && scale < 1.0).then_some(scale as f32);
         let (steps, moments) = (self.steps, &mut self.moments);
         model.parameters(&mut |parameter| {
-            if let Some(scale) = scale {
-                reduce::scale(parameter.gradient, scale);
-            }
             let length = parameter.value.len();
             if !moments.contains_key(parameter.name) {
                 let zero = Moments { first: vec![0.0; length], second: vec![0.0; length] };
@@ -162,11 +164,17 @@ impl Optimizer {
                 learning_rate: rates.of_group(parameter.group),
                 step: steps,
             };
-            adamw_step(&adamw, parameter.value, parameter.gradient, first, second);
-            parameter.gradient.fill(0.0);
+            let (value, gradient) = (&mut *parameter.value, parameter.gradient);
+            let moved = Moved { value, gradient, first, second: &mut *second };
+            let selected = parameter.awake.map(|awake| {
+                let Awake { width, rows, columns } = awake;
+                Selected { width, rows, columns }
+            });
+            let finite = adamw_step(&adamw, scale.unwrap_or(1.0), moved, selected.as_ref());
             // Squares of a gradient below this cannot overflow.
             let squares: &[f32] = if gradient_norm < 1e18 { &[] } else { second };
-            for values in [&*parameter.value, squares] {
+            let values: &[f32] = if finite { &[] } else { parameter.value };
+            for values in [values, squares] {
                 if broken.is_none() && !reduce::all_finite(values) {
                     broken = values.iter().copied().find(|value| !value.is_finite());
                 }

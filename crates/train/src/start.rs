@@ -9,7 +9,7 @@ use finegates_checkpoint::{Checkpoint, Tokenizer};
 use finegates_kernels::random;
 
 use crate::error::Error;
-use crate::folder::{Mode, RunFolder};
+use crate::folder::{INITIAL_SIGN, Mode, RunFolder};
 use crate::inputs::Inputs;
 use crate::material::Data;
 use crate::observer::{Observer, Summary};
@@ -75,6 +75,7 @@ fn train(
     if mode == Mode::Overwrite
         && let (Ok(run), Ok(model)) = (folder.canonicalize(), model.canonicalize())
         && model.starts_with(&run)
+        && !model.join(INITIAL_SIGN).is_file()
     {
         return Err(Error::OverwritesModel { path: folder.to_owned(), model });
     }
@@ -103,6 +104,14 @@ fn resumed_recipe(settings: &PartialRecipe, folder: &Path) -> Result<Recipe, Err
     }
     recipe.threads = settings.threads.or(recipe.threads);
     recipe.recompute = settings.recompute.unwrap_or(recipe.recompute);
+    // A run that was moved takes the model it made for itself along.
+    let initial = folder.join("initial");
+    if !Path::new(&recipe.model).is_dir()
+        && initial.join(INITIAL_SIGN).is_file()
+        && let Some(path) = initial.to_str()
+    {
+        path.clone_into(&mut recipe.model);
+    }
     Ok(recipe)
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use finegates_data::Labels;
 use finegates_kernels::random;
 use finegates_model::language::Distillation;
-use finegates_model::{Batch, GateNoise, LoadOptions, Method, Model, Purpose, Task};
+use finegates_model::{Batch, GateNoise, LoadOptions, Model, Purpose, Task};
 
 use crate::budget::Cost;
 use crate::closing::Closing;
@@ -79,7 +79,7 @@ impl<'a> Trainer<'a> {
             seed: recipe.seed,
             purpose: Purpose::Training { method: *recipe.method, gates: recipe.gate_settings() },
             // Where layers have no biases, those of zeros train beside the gates, and by themselves.
-            add_biases: recipe.head_task() == Task::Classify && *recipe.method != Method::Full,
+            add_biases: recipe.head_task() == Task::Classify && !recipe.method.trains_everything(),
             // The penalty's weights by kurtosis read the plain weights.
             keep_weights: recipe.kurtosis == Some(true),
             precision: *recipe.precision,
@@ -226,7 +226,8 @@ impl<'a> Trainer<'a> {
         let started = Instant::now();
         let made = self.standing.step;
         let epoch = self.plan.epoch(made);
-        let counts = self.recipe.sparsity_start_epoch.is_none_or(|start| self.plan.progress(made) >= start);
+        let counts = self.recipe.sparsity_start_epoch.is_none_or(|start| self.plan.progress(made) >= start)
+            && self.recipe.sparsity_start_step.is_none_or(|start| made + 1 >= start);
         let penalty = self.recipe.penalty().filter(|_| counts);
         let (mut losses, mut sequences, mut tokens) = (Losses::default(), 0, 0);
         let mut batch = Batch::default();
@@ -235,9 +236,9 @@ impl<'a> Trainer<'a> {
             distillation.map(|(teacher, (share, temperature))| Distillation { teacher, share, temperature });
         for pass in self.plan.passes(made) {
             let targets = self.material.fill(&self.recipe, epoch, &pass, &mut batch)?;
-            let noise = match *self.recipe.method {
-                Method::Gates => GateNoise::Key(random::mix(self.keys.gates, pass.number)),
-                Method::BitFit | Method::Full => GateNoise::None,
+            let noise = match self.recipe.method.has_gates() {
+                true => GateNoise::Key(random::mix(self.keys.gates, pass.number)),
+                false => GateNoise::None,
             };
             let found = self.learner.pass(&PassInput {
                 batch: &batch,
@@ -371,13 +372,12 @@ impl<'a> Trainer<'a> {
     /// Whether enough is removed for a model to be the run's best.
     fn enough_removed(&self, removed: f64) -> bool {
         let met = self.closing.as_ref().is_none_or(|closing| closing.met(self.standing.step));
-        *self.recipe.method != Method::Gates || met && removed >= self.recipe.best_min_removed
+        !self.recipe.method.has_gates() || met && removed >= self.recipe.best_min_removed
     }
 
     /// How the gates stand at evaluation; none for methods without.
     fn gate_shares(&self) -> Option<GateShares> {
-        let gated = *self.recipe.method == Method::Gates;
-        gated.then(|| GateShares::of(&self.learner.model.gates())).flatten()
+        self.recipe.method.has_gates().then(|| GateShares::of(&self.learner.model.gates())).flatten()
     }
 
     /// Whether an evaluation beats the best so far, which it then becomes: enough removed before not enough, then the score, then more

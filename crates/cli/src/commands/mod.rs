@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod model;
 pub mod perplexity;
 pub mod predict;
+pub mod pretrain;
 pub mod quickstart;
 pub mod sparsify;
 pub mod train;
@@ -33,6 +34,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<()> {
     match &arguments.command {
         Command::Train(command) => train::run(command, common),
         Command::Sparsify(command) => sparsify::run(command, common),
+        Command::Pretrain(command) => pretrain::run(command, common),
         Command::Generate(command) => generate::run(command, common),
         Command::Perplexity(command) => perplexity::run(command, common),
         Command::Compress(command) => compress::run(command, common),

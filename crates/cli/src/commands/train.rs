@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use finegates_compress::removal::{Removal, Totals};
 use finegates_infer::{Artifact, Which};
-use finegates_model::Method;
 use finegates_train::budget::Measure;
 use finegates_train::observer::{Best, EvaluationRecord, GateShares, Start};
 use finegates_train::recipe::OF_EXAMPLES;
@@ -42,7 +41,7 @@ line a step and a line an evaluation), best/ and adapter/ (gates, biases and hea
 layout, with the tokenizer) and state/ (to resume from). With a budget it also holds stops/ (an
 adapter for each amount), compact/ (a compact model for each, made at the end), curve.json and
 curve.svg. With --method full it holds model/ in
-place of adapter/, and best/ is a whole checkpoint.
+place of adapter/, and best/ is a whole checkpoint; with gated-full both are, with gates beside.
 
 Ctrl-C saves and stops; --resume goes on to the same bits as a run that was never stopped. A
 second Ctrl-C aborts at once.";
@@ -103,26 +102,43 @@ pub struct Outcome {
 
 /// Runs the command.
 pub fn run(arguments: &TrainArguments, common: &Common) -> anyhow::Result<()> {
-    let (folder, mode) = match (&arguments.resume, &arguments.output) {
-        (Some(run), _) => (run.clone(), Mode::Resume),
-        (None, Some(run)) => (run.clone(), if arguments.overwrite { Mode::Overwrite } else { Mode::New }),
-        (None, None) => anyhow::bail!("--output: not given; name the run folder to make"),
-    };
-    let lower = arguments.recipe.as_deref().map(PartialRecipe::read).transpose()?.unwrap_or_default();
-    let method = arguments.settings.method.or(lower.method).filter(|method| **method != Method::Gates);
+    let (folder, mode) = arguments.place()?;
+    let lower = arguments.recipe()?;
+    let method = arguments.settings.method.or(lower.method).filter(|method| !method.has_gates());
     if let (Some(method), Some(objective)) = (method, arguments.settings.said_objective()) {
         anyhow::bail!(
             "settings of --objective {objective}: method {method} has no gates to close; leave one of the two out"
         );
     }
-    let settings = PartialRecipe { threads: common.threads.map(usize::from), ..arguments.settings.clone() }.over(lower);
+    run_settings(arguments.settings.clone().over(lower), &folder, mode, common)
+}
+
+impl TrainArguments {
+    /// The run folder, and how the run begins.
+    pub fn place(&self) -> anyhow::Result<(PathBuf, Mode)> {
+        match (&self.resume, &self.output) {
+            (Some(run), _) => Ok((run.clone(), Mode::Resume)),
+            (None, Some(run)) => Ok((run.clone(), if self.overwrite { Mode::Overwrite } else { Mode::New })),
+            (None, None) => anyhow::bail!("--output: not given; name the run folder to make"),
+        }
+    }
+
+    /// What the recipe file says, where one is given.
+    pub fn recipe(&self) -> anyhow::Result<PartialRecipe> {
+        Ok(self.recipe.as_deref().map(PartialRecipe::read).transpose()?.unwrap_or_default())
+    }
+}
+
+/// Runs these settings to the end, and says what came of it.
+pub fn run_settings(settings: PartialRecipe, folder: &Path, mode: Mode, common: &Common) -> anyhow::Result<()> {
+    let settings = PartialRecipe { threads: common.threads.map(usize::from), ..settings };
     let output = common.output();
     let on_stop = format!(
         "stopping after this step and saving; go on later with: {} train --resume {}",
         program(),
         folder.display()
     );
-    let mut outcome = train(settings, &folder, mode, common, &on_stop)?;
+    let mut outcome = train(settings, folder, mode, common, &on_stop)?;
     let mut compacted = Ok(());
     if outcome.summary.ending != Ending::Interrupted && !outcome.summary.stops.is_empty() {
         match stops::compact_stops(&outcome.summary, common) {
@@ -132,7 +148,7 @@ pub fn run(arguments: &TrainArguments, common: &Common) -> anyhow::Result<()> {
     }
     outcome.peak_memory_bytes = memory::peak_bytes();
     // What the run came to is said, whatever became of its compact models.
-    output.result(&closing_text(&outcome, &folder), &outcome)?;
+    output.result(&closing_text(&outcome, folder), &outcome)?;
     compacted?;
     if outcome.summary.ending == Ending::Interrupted {
         return Err(Interrupted.into());

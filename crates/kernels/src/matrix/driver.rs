@@ -25,11 +25,12 @@ const TASK_MULTIPLY_ADDS: usize = 1 << 19;
 const TASK_BYTES: usize = 1 << 18;
 const PARALLEL_BYTES: usize = 1 << 20;
 
-/// Where results go: `out[t * stride + column(n)]`.
+/// Where results go: `out[row(t) * stride + column(n)]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Target<'a> {
     pub(crate) out: Shared<'a>,
     pub(crate) stride: usize,
+    pub(crate) rows: Option<&'a [u32]>,
     pub(crate) columns: Option<&'a [u32]>,
     pub(crate) bias: Option<&'a [f32]>,
     pub(crate) scale: Option<&'a [f32]>,
@@ -184,7 +185,8 @@ impl Target<'_> {
         let columns = self.columns.map(|columns| &columns[first..][..outputs]);
         let (rows, _) = c.as_chunks::<PANEL>();
         for (row, c) in rows.iter().enumerate() {
-            let start = (first_row + row) * self.stride;
+            let place = self.rows.map_or(first_row + row, |rows| rows[first_row + row] as usize);
+            let start = place * self.stride;
             // SAFETY: these places are inside the buffer and belong to this row and these outputs alone, by the caller's
             // promise.
             unsafe {

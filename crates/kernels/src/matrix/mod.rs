@@ -24,7 +24,7 @@ use driver::{Product, Target};
 use operand::{Left, Panels, Right};
 
 use crate::cpu;
-use crate::parallel::Shared;
+use crate::parallel::{self, Shared};
 
 /// The left operand of [`multiply`]: `T` rows of activations.
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +95,7 @@ pub fn multiply(input: &Input<'_>, weight: &PackedMatrix, depth: Option<&[u32]>,
         target: Target {
             out: Shared::new(output.data),
             stride: output.stride,
+            rows: None,
             columns: output.columns,
             bias: output.bias,
             scale: output.scale,
@@ -152,56 +153,89 @@ fn check_rows(what: &str, length: usize, rows: usize, stride: usize, width: usiz
     );
 }
 
-/// `out[n, k] += Σ_t a[t, n] · b[t, k]`: the gradient of a weight.
+/// One side of a weight's gradient: columns of `T` rows of activations or their gradients.
+#[derive(Debug, Clone, Copy)]
+pub struct Side<'a> {
+    /// `[t, width]`.
+    pub data: &'a [f32],
+    /// Columns in all, as many as the weight has on this side.
+    pub width: usize,
+    /// Which of them take part, ascending; `None` = all.
+    pub columns: Option<&'a [u32]>,
+    /// A factor for each that takes part.
+    pub scale: Option<&'a [f32]>,
+}
+
+impl Side<'_> {
+    fn count(&self) -> usize {
+        self.columns.map_or(self.width, <[u32]>::len)
+    }
+
+    fn check(&self, name: &str, t: usize) {
+        check_rows(name, self.data.len(), t, self.width, self.width);
+        if let Some(columns) = self.columns {
+            assert!(columns.is_sorted_by(|a, b| a < b), "{name}: ascending columns");
+            let last = columns.last().map_or(0, |&column| column as usize + 1);
+            assert!(last <= self.width, "{name}: column {last} of {}", self.width);
+        }
+        assert!(self.scale.is_none_or(|scale| scale.len() == self.count()), "{name}: one scale a column");
+    }
+}
+
+/// `out[n, k] += Σ_t (s_n a[t, n]) (s_k b[t, k])` for the columns of both sides that take part: the gradient of a weight.
 ///
 /// # Shapes
-/// `a` `[t, n]` with rows `a_stride` apart, `b` `[t, k]` with rows `b_stride` apart, `out` `[n, k]`.
+/// `out` `[a.width, b.width]`; where either column takes no part it stays as it is.
 ///
 /// # Panics
-/// If a shape does not fit.
-#[allow(clippy::too_many_arguments)]
-pub fn multiply_transposed(
-    a: &[f32],
-    a_stride: usize,
-    n: usize,
-    b: &[f32],
-    b_stride: usize,
-    k: usize,
-    t: usize,
-    out: &mut [f32],
-) {
-    check_rows("multiply_transposed: a", a.len(), t, a_stride, n);
-    check_rows("multiply_transposed: b", b.len(), t, b_stride, k);
-    assert_eq!(out.len(), n * k, "multiply_transposed: out of {n} rows and {k} columns");
+/// If a shape does not fit, or columns are not ascending.
+pub fn multiply_transposed(a: &Side<'_>, b: &Side<'_>, t: usize, out: &mut [f32]) {
+    a.check("multiply_transposed: a", t);
+    b.check("multiply_transposed: b", t);
+    let (n, k) = (a.count(), b.count());
+    assert_eq!(out.len(), a.width * b.width, "multiply_transposed: out of {} rows and {} columns", a.width, b.width);
     if n * k == 0 {
         return;
     }
-    let mut panels = PACKED.take();
+    let isa = cpu::isa();
+    let (mut panels, mut gathered) = (PACKED.take(), GATHERED.take());
     let shared = Shared::new(out);
     for first in (0..t).step_by(TOKENS) {
         let depth = TOKENS.min(t - first);
         let packed = panels.room(k.div_ceil(PANEL) * depth * PANEL);
-        packed::pack_columns(&b[first * b_stride..], b_stride, depth, k, None, packed);
+        packed::pack_columns(&b.data[first * b.width..], b.width, depth, k, b.columns, packed);
+        let mut left = &a.data[first * a.width..][..depth * a.width];
+        if a.columns.is_some() || a.scale.is_some() {
+            let room = &mut gathered.room(depth * n)[..depth * n];
+            parallel::rows_mut(room, n, |row, out| {
+                for (row, out) in left[row * a.width..].chunks_exact(a.width).zip(out.chunks_exact_mut(n)) {
+                    operand::gather_scaled(isa, row, a.columns, a.scale, out);
+                }
+            });
+            left = room;
+        }
         let product = Product {
             rows: n,
             depth,
             outputs: k,
-            left: Left::Transposed { data: &a[first * a_stride..], stride: a_stride },
+            left: Left::Transposed { data: left, stride: n },
             right: Right { panels: Panels::F32(packed), stored_depth: depth, index: None },
             target: Target {
                 out: shared,
-                stride: k,
-                columns: None,
+                stride: b.width,
+                rows: a.columns,
+                columns: b.columns,
                 bias: None,
-                scale: None,
+                scale: b.scale,
                 activation: Activation::None,
                 add: true,
             },
         };
-        // SAFETY: the output is borrowed exclusively, `[n, k]`, and its rows do not overlap.
-        unsafe { product.run(cpu::isa(), None) };
+        // SAFETY: the output is borrowed exclusively and `[a.width, b.width]`; rows and columns are ascending and inside it.
+        unsafe { product.run(isa, None) };
     }
     PACKED.set(panels);
+    GATHERED.set(gathered);
 }
 
 /// Tokens that [`multiply_transposed`] packs at a time.
@@ -209,4 +243,5 @@ const TOKENS: usize = 2048;
 
 thread_local! {
     static PACKED: Cell<Aligned> = Cell::default();
+    static GATHERED: Cell<Aligned> = Cell::default();
 }

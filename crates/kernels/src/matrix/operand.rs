@@ -178,6 +178,17 @@ impl Ahead {
     pub(crate) const NOTHING: Ahead = Ahead { start: std::ptr::null(), step: 0 };
 }
 
+/// `out[k] = row[columns[k]] · scale[k]`.
+pub(crate) fn gather_scaled(isa: Isa, row: &[f32], columns: Option<&[u32]>, scale: Option<&[f32]>, out: &mut [f32]) {
+    match columns {
+        Some(columns) => gather(isa, row, columns, out),
+        None => out.copy_from_slice(&row[..out.len()]),
+    }
+    if let Some(scale) = scale {
+        multiply_by(isa, out, scale);
+    }
+}
+
 kernel! {
     fn multiply_by(x: &mut [f32], scale: &[f32]) {
         for (x, &scale) in x.iter_mut().zip(scale) {

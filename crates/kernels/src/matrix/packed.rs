@@ -106,19 +106,22 @@ impl PackedMatrix {
     pub fn rows_in(precision: Precision, weight: &[f32], rows: usize, columns: usize, kept: Option<&[u32]>) -> Self {
         assert_eq!(weight.len(), rows * columns, "PackedMatrix::rows: weight of {rows} rows and {columns} columns");
         let outputs = kept_count("PackedMatrix::rows", kept, rows);
-        let isa = cpu::isa();
-        Self::filled(precision, outputs, columns, |panel, run, out| {
-            let last = outputs - panel * PANEL - 1;
-            for start in (0..PANEL).step_by(GROUP) {
-                // Lanes beyond the outputs repeat the last one; nobody reads their results.
-                let group: [&[f32]; GROUP] = std::array::from_fn(|i| {
-                    let output = panel * PANEL + (start + i).min(last);
-                    let row = kept.map_or(output, |kept| kept[output] as usize);
-                    &weight[row * columns..][run.clone()]
-                });
-                transpose_group(isa, &group, &mut out[start..], PANEL);
-            }
-        })
+        Self::filled(precision, outputs, columns, fill_of_rows(weight, outputs, columns, kept))
+    }
+
+    /// As [`PackedMatrix::rows_in`] of a weight with other values, in the room that is there if it is as large.
+    ///
+    /// # Panics
+    /// As [`PackedMatrix::rows`].
+    pub fn refill_rows(&mut self, weight: &[f32], rows: usize, columns: usize, kept: Option<&[u32]>) {
+        let outputs = kept.map_or(rows, <[u32]>::len);
+        let room = match &mut self.panels {
+            Storage::F32(panels) if (self.outputs, self.depth) == (outputs, columns) => panels.as_mut_slice(),
+            _ => return *self = Self::rows_in(self.precision(), weight, rows, columns, kept),
+        };
+        assert_eq!(weight.len(), rows * columns, "PackedMatrix::rows: weight of {rows} rows and {columns} columns");
+        kept_count("PackedMatrix::rows", kept, rows);
+        fill_panels(room, outputs, columns, fill_of_rows(weight, outputs, columns, kept));
     }
 
     /// Packs the (kept) columns of `weight` as outputs, its rows as depth: for `dx = dy W`.
@@ -145,6 +148,21 @@ impl PackedMatrix {
             let first = panel * PANEL;
             copy_columns(weight, columns, run, first, PANEL.min(outputs - first), kept, out);
         })
+    }
+
+    /// As [`PackedMatrix::columns_in`] of a weight with other values, in the room that is there if it is as large.
+    ///
+    /// # Panics
+    /// As [`PackedMatrix::columns`].
+    pub fn refill_columns(&mut self, weight: &[f32], rows: usize, columns: usize, kept: Option<&[u32]>) {
+        let outputs = kept.map_or(columns, <[u32]>::len);
+        let room = match &mut self.panels {
+            Storage::F32(panels) if (self.outputs, self.depth) == (outputs, rows) => panels.as_mut_slice(),
+            _ => return *self = Self::columns_in(self.precision(), weight, rows, columns, kept),
+        };
+        assert_eq!(weight.len(), rows * columns, "PackedMatrix::columns: weight of {rows} rows and {columns} columns");
+        kept_count("PackedMatrix::columns", kept, columns);
+        pack_columns(weight, columns, rows, outputs, kept, room);
     }
 
     /// The (kept) outputs of this weight, packed anew in the same precision: the very values.
@@ -238,16 +256,10 @@ impl PackedMatrix {
     ) -> Self {
         let panels = outputs.div_ceil(PANEL);
         let parallel = outputs * depth > parallel::TASK_ELEMENTS;
-        let runs = || (0..depth).step_by(RUN).map(|first| first..depth.min(first + RUN));
         let panels = match precision {
             Precision::F32 => {
                 let mut data = Aligned::zeros(panels * depth * PANEL);
-                let shared = Shared::new(data.as_mut_slice());
-                parallel::tasks(panels, parallel, |panel| {
-                    // SAFETY: every task has a panel of its own.
-                    let out = unsafe { shared.slice(panel * depth * PANEL, depth * PANEL) };
-                    runs().for_each(|run| fill(panel, run.clone(), &mut out[run.start * PANEL..run.end * PANEL]));
-                });
+                fill_panels(data.as_mut_slice(), outputs, depth, fill);
                 Storage::F32(data)
             }
             Precision::Bf16 => {
@@ -255,7 +267,7 @@ impl PackedMatrix {
                 let mut data = Aligned::<u32>::zeros(panels * length);
                 let fill_group = |group: usize, out: &mut [u32]| {
                     let mut rows = Aligned::<f32>::zeros(RUN * PANEL);
-                    for run in runs() {
+                    for run in runs(depth) {
                         for (index, out) in out.chunks_exact_mut(length).enumerate() {
                             let rows = &mut rows.as_mut_slice()[..run.len() * PANEL];
                             fill(group * PANELS + index, run.clone(), rows);
@@ -311,6 +323,43 @@ impl PackedMatrix {
 
     pub(crate) fn operand<'a>(&'a self, index: Option<&'a [u32]>) -> Right<'a> {
         Right { panels: self.panels(), stored_depth: self.depth, index }
+    }
+}
+
+fn runs(depth: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..depth).step_by(RUN).map(move |first| first..depth.min(first + RUN))
+}
+
+/// Fills panels of `f32` with what `fill(panel, depths, out)` writes.
+fn fill_panels(data: &mut [f32], outputs: usize, depth: usize, fill: impl Fn(usize, Range<usize>, &mut [f32]) + Sync) {
+    let parallel = outputs * depth > parallel::TASK_ELEMENTS;
+    let shared = Shared::new(data);
+    parallel::tasks(outputs.div_ceil(PANEL), parallel, |panel| {
+        // SAFETY: every task has a panel of its own.
+        let out = unsafe { shared.slice(panel * depth * PANEL, depth * PANEL) };
+        runs(depth).for_each(|run| fill(panel, run.clone(), &mut out[run.start * PANEL..run.end * PANEL]));
+    });
+}
+
+/// Writes a run of depths of the (kept) rows of a weight that has `columns`.
+fn fill_of_rows<'a>(
+    weight: &'a [f32],
+    outputs: usize,
+    columns: usize,
+    kept: Option<&'a [u32]>,
+) -> impl Fn(usize, Range<usize>, &mut [f32]) + Sync + 'a {
+    let isa = cpu::isa();
+    move |panel, run, out| {
+        let last = outputs - panel * PANEL - 1;
+        for start in (0..PANEL).step_by(GROUP) {
+            // Lanes beyond the outputs repeat the last one; nobody reads their results.
+            let group: [&[f32]; GROUP] = std::array::from_fn(|i| {
+                let output = panel * PANEL + (start + i).min(last);
+                let row = kept.map_or(output, |kept| kept[output] as usize);
+                &weight[row * columns..][run.clone()]
+            });
+            transpose_group(isa, &group, &mut out[start..], PANEL);
+        }
     }
 }
 

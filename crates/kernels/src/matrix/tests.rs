@@ -145,13 +145,80 @@ proptest! {
         let (a, b) = (numbers(key, t * n), numbers(key ^ 1, t * k));
         for isa in Isa::available() {
             let mut found = vec![1.0; n * k];
-            with_isa(isa, || multiply_transposed(&a, n, n, &b, k, k, t, &mut found));
+            with_isa(isa, || multiply_transposed(&side(&a, n), &side(&b, k), t, &mut found));
             for i in 0..n {
                 for j in 0..k {
                     let sum: f64 = (0..t).map(|t| f64::from(a[t * n + i]) * f64::from(b[t * k + j])).sum();
                     prop_assert!((f64::from(found[i * k + j]) - 1.0 - sum).abs() < 1e-4, "{isa} {i} {j}");
                 }
             }
+        }
+    }
+}
+
+fn side(data: &[f32], width: usize) -> Side<'_> {
+    Side { data, width, columns: None, scale: None }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn gradients_of_some_rows_and_columns_equal_the_definition(
+        t in 0..90_usize,
+        n in 0..70_usize,
+        k in 0..70_usize,
+        left_out in (2..6_u64, 2..6_u64),
+        scaled: [bool; 2],
+        key: u64,
+    ) {
+        let (a, b) = (numbers(key, t * n), numbers(key ^ 1, t * k));
+        let taken = |count: usize, one_of: u64, key: u64| -> Vec<u32> {
+            (0..count as u32).filter(|&at| !crate::random::mix(key, at.into()).is_multiple_of(one_of)).collect()
+        };
+        let (rows, columns) = (taken(n, left_out.0, key), taken(k, left_out.1, key ^ 3));
+        let (row_scale, column_scale) = (numbers(key ^ 4, rows.len()), numbers(key ^ 5, columns.len()));
+        for isa in Isa::available() {
+            let mut found = vec![1.0; n * k];
+            let left = Side { columns: Some(&rows), scale: scaled[0].then_some(&row_scale), ..side(&a, n) };
+            let right = Side { columns: Some(&columns), scale: scaled[1].then_some(&column_scale), ..side(&b, k) };
+            with_isa(isa, || multiply_transposed(&left, &right, t, &mut found));
+            let mut expected = vec![1.0_f64; n * k];
+            for (i, &row) in rows.iter().enumerate() {
+                for (j, &column) in columns.iter().enumerate() {
+                    let (row, column) = (row as usize, column as usize);
+                    let sum: f64 = (0..t).map(|t| f64::from(a[t * n + row]) * f64::from(b[t * k + column])).sum();
+                    let scale = |scaled, scale: f32| if scaled { f64::from(scale) } else { 1.0 };
+                    expected[row * k + column] += sum * scale(scaled[0], row_scale[i]) * scale(scaled[1], column_scale[j]);
+                }
+            }
+            for (at, (&found, &expected)) in found.iter().zip(&expected).enumerate() {
+                prop_assert!((f64::from(found) - expected).abs() < 5e-4, "{isa} at {at}: {found} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refilled_pack_is_a_new_one(n in 1..90_usize, k in 1..90_usize, one_of in 2..6_u64, key: u64) {
+        let [old, new] = [0, 1].map(|shift| numbers(key ^ shift, n * k));
+        let kept = |count: usize| -> Vec<u32> {
+            (0..count as u32).filter(|&at| !crate::random::mix(key, at.into()).is_multiple_of(one_of)).collect()
+        };
+        let (rows, columns) = (kept(n), kept(k));
+        let x = numbers(key ^ 2, 3 * n.max(k));
+        for before in [None, Some(&rows[..])] {
+            for after in [None, Some(&rows[..])] {
+                let mut packed = PackedMatrix::rows(&old, n, k, before);
+                packed.refill_rows(&new, n, k, after);
+                let fresh = PackedMatrix::rows(&new, n, k, after);
+                prop_assert_eq!(bits(&plain(&x, 3, &packed)), bits(&plain(&x, 3, &fresh)));
+            }
+        }
+        for after in [None, Some(&columns[..])] {
+            let mut packed = PackedMatrix::columns(&old, n, k, None);
+            packed.refill_columns(&new, n, k, after);
+            let fresh = PackedMatrix::columns(&new, n, k, after);
+            prop_assert_eq!(bits(&plain(&x, 3, &packed)), bits(&plain(&x, 3, &fresh)));
         }
     }
 }
@@ -164,7 +231,7 @@ fn multiply_transposed_goes_on_where_packing_starts_anew() {
         let (a, b) = (numbers(1, t * n), numbers(2, t * k));
         for isa in Isa::available() {
             let mut found = vec![1.0; n * k];
-            with_isa(isa, || multiply_transposed(&a, n, n, &b, k, k, t, &mut found));
+            with_isa(isa, || multiply_transposed(&side(&a, n), &side(&b, k), t, &mut found));
             for i in 0..n {
                 for j in 0..k {
                     let sum: f64 = (0..t).map(|t| f64::from(a[t * n + i]) * f64::from(b[t * k + j])).sum();

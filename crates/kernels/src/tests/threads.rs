@@ -5,8 +5,8 @@ use super::numbers;
 use crate::activation::{Activation, activate, activate_backward, gated, gated_backward};
 use crate::attention::{Head, Layout, Mask, attention_backward, attention_forward};
 use crate::dropout::{Dropout, dropout};
-use crate::matrix::multiply_transposed;
-use crate::optimizer::{AdamW, adamw_step};
+use crate::matrix::{Side, multiply_transposed};
+use crate::optimizer::{AdamW, Moved, Selected, adamw_step};
 use crate::parallel::TASK_ELEMENTS;
 use crate::rotary::{RotaryHead, RotaryTable, rotate};
 use crate::{embedding, loss, norm, random, reduce};
@@ -82,8 +82,14 @@ fn weight_gradients_have_the_same_bits_for_any_number_of_threads() {
     let (a, b) = (numbers(1, t * n), numbers(2, t * k));
     assert_same_bits("multiply_transposed", || {
         let mut out = numbers(3, n * k);
-        multiply_transposed(&a, n, n, &b, k, k, t, &mut out);
-        vec![out]
+        let side = |data, width| Side { data, width, columns: None, scale: None };
+        multiply_transposed(&side(&a, n), &side(&b, k), t, &mut out);
+        let mut part = numbers(4, n * k);
+        let (rows, columns): (Vec<u32>, Vec<u32>) = ((0..n as u32).step_by(2).collect(), (3..k as u32).collect());
+        let scale = numbers(5, rows.len());
+        let a = Side { columns: Some(&rows), scale: Some(&scale), ..side(&a, n) };
+        multiply_transposed(&a, &Side { columns: Some(&columns), ..side(&b, k) }, t, &mut part);
+        vec![out, part]
     });
 }
 
@@ -159,8 +165,17 @@ fn updates_have_the_same_bits_for_any_number_of_threads() {
         reduce::scale(&mut gradient, (1.0 / norm) as f32);
         for step in [1, 2] {
             let settings = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, learning_rate: 1e-2, step };
-            adamw_step(&settings, &mut value, &gradient, &mut first, &mut second);
+            let mut used = gradient.clone();
+            let moved = Moved { value: &mut value, gradient: &mut used, first: &mut first, second: &mut second };
+            adamw_step(&settings, 0.5, moved, None);
+            let rows: Vec<u32> = (0..TOKENS as u32).step_by(3).collect();
+            let selected = Selected { width: WIDTH, rows: &rows, columns: None };
+            used.copy_from_slice(&gradient);
+            let moved = Moved { value: &mut value, gradient: &mut used, first: &mut first, second: &mut second };
+            adamw_step(&settings, 0.5, moved, Some(&selected));
         }
+        let rows: Vec<u32> = (0..TOKENS as u32).step_by(3).collect();
+        let norm = norm + reduce::squared_norm_of_rows(&value, WIDTH, &rows);
         let halves = [norm.to_bits() as u32, (norm.to_bits() >> 32) as u32].map(f32::from_bits);
         vec![value, first, second, halves.to_vec()]
     });

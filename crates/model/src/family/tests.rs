@@ -97,7 +97,7 @@ fn shift(model: &mut Model, name: &str, direction: &[f32], step: f32) {
 fn gradients_with_dropout_are_differences_of_the_loss() {
     const STEP: f32 = 4e-3;
     for family in FAMILIES {
-        for method in [Method::Full, Method::Gates] {
+        for method in [Method::Full, Method::Gates, Method::GatedFull] {
             let mut model = model(family, method);
             for (_, rates) in rates(&mut model) {
                 rates.into_iter().filter(|rate| **rate > 0.0).for_each(|rate| *rate = 0.3);

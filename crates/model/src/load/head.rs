@@ -3,7 +3,7 @@
 use finegates_kernels::matrix::Precision;
 use finegates_kernels::random;
 
-use super::{Loader, Method, Task, shapes};
+use super::{Loader, Task, shapes};
 use crate::embedding::Embeddings;
 use crate::error::Error;
 use crate::family::{LANGUAGE_HEAD, LAST_TOKEN_HEAD};
@@ -57,7 +57,7 @@ impl Loader<'_> {
     fn language_head(&self, embeddings: &Embeddings, tied: bool) -> Result<LanguageHead, Error> {
         let name = format!("{LANGUAGE_HEAD}.weight");
         let shape = [embeddings.word.shape[0], embeddings.width()];
-        let trains = self.method() == Some(Method::Full);
+        let trains = self.trains_everything();
         let needs = Needs {
             backward: self.method().is_some(),
             plain_weight: self.options.keep_weights && !tied,

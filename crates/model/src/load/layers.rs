@@ -4,7 +4,7 @@ use finegates_checkpoint::config::{ActivationName, Config};
 use finegates_kernels::attention::Mask;
 use finegates_kernels::matrix::Activation;
 
-use super::{Loader, Method};
+use super::Loader;
 use crate::attention::{Attention, RelativeBias};
 use crate::error::Error;
 use crate::feed_forward::FeedForward;
@@ -33,7 +33,7 @@ impl Loader<'_> {
         let relative_bias = self.description.relative_bias.map(|module| {
             let name = format!("{}.{module}.weight", self.description.prefix);
             let mut weight = self.read(&name, Group::Embedding, &[config.relative_attention_buckets, config.heads])?;
-            if self.method() == Some(Method::Full) {
+            if self.trains_everything() {
                 weight.make_trainable();
             }
             Ok::<_, Error>(RelativeBias { weight })

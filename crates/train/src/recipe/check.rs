@@ -1,7 +1,6 @@
 //! The ranges of the settings.
 
 use finegates_kernels::matrix::Precision;
-use finegates_model::Method;
 
 use crate::budget::Measure;
 use crate::metrics::Metric;
@@ -106,7 +105,7 @@ impl Recipe {
         }
         if *self.precision == Precision::Bf16 {
             let unfit = [
-                (*self.method == Method::Full, "f32: with method full all weights train, and those are f32"),
+                (self.method.trains_everything(), "f32: with method full all weights train, and those are f32"),
                 (
                     self.budget.as_ref().is_some_and(|budget| matches!(budget.measure, Measure::Latency { .. })),
                     "f32: times for a latency budget are measured in f32 alone",

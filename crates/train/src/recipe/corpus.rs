@@ -56,7 +56,7 @@ impl PartialRecipe {
         }
         if let Some(method) = self.method.filter(|method| **method == Method::BitFit) {
             let (expected, found) =
-                ("gates or full: a language model has no head of its own to train", method.to_string());
+                ("gates or full or gated-full: a language model has no head of its own to train", method.to_string());
             return Err(RecipeError::OutOfRange { name: "method", expected, found });
         }
         self.documents.get_or_insert_default();

@@ -100,7 +100,7 @@ pub struct Closings {
 /// Applies a macro to a recipe and the settings of an objective.
 macro_rules! each {
     ($recipe:expr, paper, $apply:ident) => {
-        $apply!($recipe, target_sparsity sparsity_weight sparsity_start_epoch kurtosis kurtosis_temperature gate_init_mean gate_init_std gate_noise_std)
+        $apply!($recipe, target_sparsity sparsity_weight sparsity_start_epoch sparsity_start_step kurtosis kurtosis_temperature gate_init_mean gate_init_std gate_noise_std)
     };
     ($recipe:expr, budget, $apply:ident) => {
         $apply!($recipe, budget adapt_ratio settle_ratio importance importance_decay)
@@ -169,7 +169,7 @@ impl PartialRecipe {
 
     /// Settles the objective and its settings; a method without gates has none.
     pub(super) fn settle_objective(&mut self) -> Result<(), RecipeError> {
-        if let Some(method) = self.method.filter(|method| **method != Method::Gates) {
+        if let Some(method) = self.method.filter(|method| !method.has_gates()) {
             if let Some(name) = self.first_of(Objective::Budget) {
                 return Err(RecipeError::NoGates { name, method: method.0 });
             }

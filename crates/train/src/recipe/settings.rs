@@ -167,7 +167,8 @@ settings! { context =>
         (long, value_name = "T") distillation_temperature: [f64];
     }
     "Method" {
-        /// What trains: gates (with biases and head), bitfit (biases and head) or full (everything) [default: gates]
+        /// What trains: gates (with biases and head), bitfit (biases and head), full (everything) or gated-full (everything, with
+        /// gates) [default: gates]
         (long, value_name = "METHOD") method: [ByName<Method>] = ByName(Method::Gates);
         /// What closes gates: budget (as many as asked for, the least important first) or paper (the penalty of FineGates)
         /// [default: budget; paper where one of its settings is given]
@@ -194,6 +195,8 @@ settings! { context =>
         (long, value_name = "WEIGHT") sparsity_weight: [f64];
         /// Epoch from which on the penalty counts; parts of one allowed [default: 0]
         (long, value_name = "EPOCH") sparsity_start_epoch: [f64];
+        /// First step in which the penalty counts, from 1; the later of the two holds
+        (long, visible_alias = "penalty-from", value_name = "STEP") sparsity_start_step: [u64];
         /// Weight the penalty's means by kurtosis [default: false]
         (long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")
         kurtosis: [bool];
@@ -213,7 +216,7 @@ settings! { context =>
         (long, value_name = "RATE") bias_learning_rate: [f64] = context.beside_gates();
         /// Learning rate of the head [default: 0.0005; objective paper and bitfit 0.001, full 0.00002]
         (long, value_name = "RATE") head_learning_rate: [f64] = context.beside_gates();
-        /// Learning rate of everything else, method full only [default: 0.00002]
+        /// Learning rate of everything else, methods full and gated-full only [default: 0.00002]
         (long, value_name = "RATE") weight_learning_rate: [f64] = 2e-5;
         /// How learning rates move after the warm-up: constant, linear or cosine, anew for each stop of a budget
         /// [default: linear; objective paper constant]
@@ -298,7 +301,7 @@ impl Context {
         match self.method {
             Method::Gates => gates,
             Method::BitFit => bitfit,
-            Method::Full => full,
+            Method::Full | Method::GatedFull => full,
         }
     }
 
