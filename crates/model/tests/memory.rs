@@ -52,7 +52,7 @@ fn steps(model: &mut Model, task: Task) -> Vec<(u64, Vec<u32>)> {
             Task::Language => {
                 let mut targets: Vec<u32> = batch.tokens[1..].to_vec();
                 targets.push(NO_TARGET);
-                model.language_pass(&batch, &targets, 0.1, key).expect("a pass")
+                model.language_pass(&batch, &targets, 0.1, key, None).expect("a pass")
             }
             Task::Classify => {
                 let logits = model.forward_training(&batch, key).expect("logits");
