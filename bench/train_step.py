@@ -1,4 +1,4 @@
-"""A gated training step of `finegates train` beside the same layers in PyTorch, in turns on the same rows; part of bench/compare.py.
+"""A gated training step of `finegates train` beside the same layers in PyTorch, in turns on the same rows (for compare.py).
 
 PyTorch's side is tools/bench_train_step.py: "as written" draws noise and computes the penalty layer by layer, as the method is
 written down; "tuned" has what helps PyTorch without changing the method. Both train on the first rows of MRPC's training file in
@@ -20,6 +20,7 @@ import turns
 sys.path.insert(0, str(turns.ROOT / "tools"))
 
 import glue  # noqa: E402
+from machine import OtherLoad  # noqa: E402
 
 TASK, BATCH, TOKENS = "mrpc", 16, 64
 WARM_UP_STEPS = 4
@@ -111,6 +112,8 @@ def scenario(arguments, model, root):
     with tempfile.TemporaryDirectory() as place:
         place = Path(place)
         data = cut(root, BATCH * (WARM_UP_STEPS + arguments.train_steps), place)
+        load = OtherLoad()
+        load.start()
         for number in range(arguments.train_rounds):
             for index in range(len(entries)):
                 entry = entries[(index + number) % len(entries)]
@@ -125,13 +128,14 @@ def scenario(arguments, model, root):
                 print(f"  {entry['name']}: {taken['ms']:.0f} ms a step", file=sys.stderr, flush=True)
                 entry["versions"] = taken.pop("versions", {})
                 turns_of[entry["name"]].append(taken)
+        busy = load.cores()
     for entry in entries:
         if "failed" not in entry:
             times = turns_of[entry["name"]]
             entry["peak_bytes"] = max(taken.pop("peak_bytes") for taken in times)
             entry |= turns.summary(times)
     shape = {"batch": BATCH, "length": TOKENS, "steps": arguments.train_steps}
-    return {"name": name, "rounds": arguments.train_rounds, "input": shape, "entries": entries}
+    return {"name": name, "rounds": arguments.train_rounds, "cores_busy_elsewhere": busy, "input": shape, "entries": entries}
 
 
 SIDES = {"finegates": finegates, "pytorch": pytorch}

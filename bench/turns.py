@@ -31,10 +31,17 @@ class Live:
 
     def __init__(self, command):
         self.errors = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(
-            [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
-        )
-        self.versions = self._read().get("ready")
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
+        try:
+            self.process = subprocess.Popen([str(part) for part in command], **streams, text=True)
+        except OSError:
+            self.errors.close()
+            raise
+        try:
+            self.versions = self._read().get("ready")
+        except (Failed, ValueError):
+            self.stop()
+            raise
 
     def round(self):
         """Times in milliseconds by name."""
@@ -54,7 +61,7 @@ class Live:
             last = self.process.communicate(timeout=120)[0].strip()
         except (OSError, subprocess.TimeoutExpired):
             self.process.kill()
-            self.process.communicate()
+            self.process.wait()
             return None
         finally:
             self.errors.close()

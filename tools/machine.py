@@ -15,7 +15,7 @@ def cpu_name():
 
 
 class OtherLoad:
-    """How many cores processes other than this one and those in `pids` kept busy meanwhile (Linux).
+    """How many cores others kept busy meanwhile (Linux): not this process, its children that ended, and those in `pids`.
 
     Above a few hundredths, a timing means little. The processes in `pids` must live from start to end.
     """
@@ -40,7 +40,8 @@ class OtherLoad:
         try:
             ticks = os.sysconf("SC_CLK_TCK")
             user, nice, system, _, _, irq, soft = map(int, Path("/proc/stat").read_text().split()[1:8])
-            own = time.process_time()
+            children = os.times()
+            own = time.process_time() + children.children_user + children.children_system
             for pid in self.pids:
                 # The name, in brackets, may hold anything; user and system time are the 12th and 13th field after it.
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -120,7 +120,8 @@ def convert_decoder(job):
         converted = openvino.convert_model(Step(model), example_input=example)
     converted.inputs[0].get_tensor().set_names({"input_ids"})
     converted.inputs[0].get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
-    names = [f"{kind}.{place // 2}.{'key' if place % 2 == 0 else 'value'}" for kind in ("past", "present") for place in range(count)]
+    parts = [f"{place // 2}.{('key', 'value')[place % 2]}" for place in range(count)]
+    names = [f"{kind}.{part}" for kind in ("past", "present") for part in parts]
     for port, name in zip([*converted.inputs[1:], *converted.outputs[1:]], names):
         port.get_tensor().set_names({name})
     beams = opset13.parameter(openvino.PartialShape([-1]), openvino.Type.i32, "beam_idx")

@@ -1,4 +1,4 @@
-"""PyTorch through transformers, as its users run it: inference mode, `sdpa` attention, weights in f32 or bf16, or autocast."""
+"""PyTorch through transformers, as its users run it: inference mode, weights in f32 or bf16, or autocast."""
 
 import torch
 import transformers
@@ -14,7 +14,8 @@ def load(kind, job):
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     dtype = torch.bfloat16 if job["precision"] == "bf16" else torch.float32
-    return kind.from_pretrained(job["model"], dtype=dtype, attn_implementation="sdpa").eval()
+    # Attention is what transformers chooses: `sdpa`, where a family has it.
+    return kind.from_pretrained(job["model"], dtype=dtype).eval()
 
 
 def autocast(job):

@@ -32,16 +32,11 @@ pub fn multiply_add_flops(threads: Threads) -> f64 {
         Isa::Avx2 => 8,
         Isa::Portable => PORTABLE_LANES,
     };
-    let mut repeats = 1 << 10;
-    let once = |repeats: usize| {
+    let (repeats, best) = best(1 << 10, |repeats| {
         on(threads, |_, _| {
             black_box(chains(isa, repeats));
         })
-    };
-    while once(repeats) < LEAST && repeats < 1 << 40 {
-        repeats *= 2;
-    }
-    let best = (0..TIMINGS).map(|_| once(repeats)).min().unwrap_or(LEAST);
+    });
     (2 * lanes * CHAINS * repeats * count(threads)) as f64 / best.as_secs_f64()
 }
 
@@ -56,19 +51,32 @@ pub fn read_bandwidth(size_bytes: usize, threads: Threads) -> f64 {
     let isa = cpu::isa();
     let block = block(size_bytes.div_ceil(8));
     let part = |index: usize, count: usize| &block[block.len() * index / count..block.len() * (index + 1) / count];
-    let once = |repeats: usize| {
+    let (repeats, best) = best(1, |repeats| {
         on(threads, |index, count| {
             for _ in 0..repeats {
                 black_box(sum(isa, black_box(part(index, count))));
             }
         })
-    };
-    let mut repeats = 1;
-    while once(repeats) < LEAST && repeats < 1 << 40 {
+    });
+    (8 * block.len() * repeats) as f64 / best.as_secs_f64()
+}
+
+/// Repeats the work ever more often until the best of several timings is long enough: how often, and how long that took. A single
+/// timing would not do, for one that was disturbed looks long with few repeats too.
+fn best(mut repeats: usize, once: impl Fn(usize) -> Duration) -> (usize, Duration) {
+    loop {
+        let mut best = once(repeats);
+        for _ in 1..TIMINGS {
+            best = best.min(once(repeats));
+            if best < LEAST {
+                break;
+            }
+        }
+        if best >= LEAST || repeats >= 1 << 40 {
+            return (repeats, best);
+        }
         repeats *= 2;
     }
-    let best = (0..TIMINGS).map(|_| once(repeats)).min().unwrap_or(LEAST);
-    (8 * block.len() * repeats) as f64 / best.as_secs_f64()
 }
 
 /// Words of memory that have been written, so that pages of their own lie behind them.
