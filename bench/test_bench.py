@@ -72,6 +72,16 @@ class Turns(unittest.TestCase):
         self.assertIn("No such file", results[0]["failed"])
         self.assertEqual(results[1]["failed"], "no such precision")
 
+    def test_rates_are_of_the_rounds_that_count(self):
+        language = {"steps": 4, "step_bytes": 3_000_000, "measured_gb_per_second": 2.0}
+        model = {"multiply_adds": 5_000_000, "sequences": 1, "tokens": 8, "gflops": 99.0, "language": language}
+        report = {"models": [model], "instruction_set": "avx2", "peaks": {"gflops": 7.0}}
+        times = turns.summary([{"ms": 18.0, "prefill_ms": 10.0, "decode_ms": 8.0}])
+        found = turns.reached(report, times)
+        self.assertAlmostEqual(found["gflops"], 1.0)
+        self.assertAlmostEqual(found["gb_per_second"], 1.5)
+        self.assertAlmostEqual(found["share_of_bandwidth"], 0.75)
+
     def test_quartiles_are_those_of_the_program(self):
         self.assertAlmostEqual(turns.quantile([4, 1, 3, 2], 0.5), 2.5)
         self.assertAlmostEqual(turns.quantile([1, 2, 3, 4, 5], 0.25), 2)

@@ -155,17 +155,20 @@ def alternate(entries, commands, rounds, warm_up, say=lambda text: print(text, f
         results[index] |= summary(times[index])
         last = peer.stop()
         if last and "models" in last:
-            results[index] |= reached(last)
+            results[index] |= reached(last, results[index])
         say(f"  {results[index]['name']}: {results[index]['ms']['median']:.1f} ms")
     return results, busy
 
 
-def reached(report):
-    """What `finegates bench` says beside its times: operations and bytes, and how near they come to the machine's peaks."""
+def reached(report, times):
+    """How near `finegates bench` comes to the machine's peaks, by its own counts and the medians of rounds that count."""
     model = report["models"][0]
-    names = ("multiply_adds", "gflops", "share_of_peak", "sequences", "tokens")
-    found = {name: model[name] for name in names}
-    for name in ("step_bytes", "gb_per_second", "measured_gb_per_second", "share_of_bandwidth"):
-        if name in model.get("language", {}):
-            found[name] = model["language"][name]
-    return found | {"instruction_set": report["instruction_set"], "peak_gflops": report["peaks"]["gflops"]}
+    found = {name: model[name] for name in ("multiply_adds", "sequences", "tokens")}
+    found |= {"instruction_set": report["instruction_set"], "peak_gflops": report["peaks"]["gflops"]}
+    found["gflops"] = 2 * model["multiply_adds"] / times.get("prefill_ms", times["ms"])["median"] / 1e6
+    language = model.get("language", {})
+    if "step_bytes" in language:
+        found |= {name: language[name] for name in ("step_bytes", "measured_gb_per_second")}
+        found["gb_per_second"] = language["step_bytes"] * language["steps"] / times["decode_ms"]["median"] / 1e6
+        found["share_of_bandwidth"] = found["gb_per_second"] / found["measured_gb_per_second"]
+    return found
