@@ -1,43 +1,54 @@
-"""Times a training step of `finegates train` and of PyTorch in f32 on the same rows, in alternation in one run; prints JSON.
+"""A gated training step of `finegates train` beside the same layers in PyTorch, in turns on the same rows (for compare.py).
 
-    python bench/train_step.py --finegates target/release/finegates --model FOLDER --glue GLUE_FOLDER \\
-        [--task mrpc] [--methods gates bitfit] [--tokens 64] > bench/results/NAME.json
+PyTorch's side is tools/bench_train_step.py: "as written" draws noise and computes the penalty layer by layer, as the method is
+written down; "tuned" has what helps PyTorch without changing the method. Both train on the first rows of MRPC's training file in
+batches of 16, every text repeated and cut to 64 tokens so that nobody computes padding. Each turn is a run of its own, whose first
+steps do not count; `ms` is the mean of a step in each turn, `peak_bytes` the most memory that a run held, its loading included.
 
-PyTorch's side is tools/bench_train_step.py (which says what helps it). Both train on the first rows of the task's training file
-in batches of 16, f32, as many threads, the first steps not counted; PyTorch pads each batch to its longest text as its users do,
-finegates computes no padding. With `--tokens N` every text is repeated and cut so that all have N tokens and nothing is padded.
-`speed` is PyTorch's time a sequence over that of finegates, from the medians over the rounds. Requirements: tools/requirements.txt.
+"40 % closed" is finegates with a budget that closes 40 % of the gated weights early on: the steps after the last closing count.
 """
 
-import argparse
 import json
-import statistics
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
+import turns
+
+sys.path.insert(0, str(turns.ROOT / "tools"))
 
 import glue  # noqa: E402
+from machine import OtherLoad  # noqa: E402
 
-BATCH = 16
+TASK, BATCH, TOKENS = "mrpc", 16, 64
+WARM_UP_STEPS = 4
+CLOSED = 0.4
+ENTRIES = [
+    {"by": "finegates", "name": "finegates f32", "precision": "f32"},
+    {"by": "finegates", "name": "finegates bf16", "precision": "bf16"},
+    {"by": "finegates", "name": "finegates f32, 40% closed", "precision": "f32", "closed": CLOSED},
+    {"by": "finegates", "name": "finegates bf16, 40% closed", "precision": "bf16", "closed": CLOSED},
+    {"by": "pytorch", "name": "PyTorch f32, as written", "precision": "f32", "plain": True},
+    {"by": "pytorch", "name": "PyTorch bf16 autocast, as written", "precision": "bf16", "plain": True},
+    {"by": "pytorch", "name": "PyTorch f32, tuned", "precision": "f32"},
+    {"by": "pytorch", "name": "PyTorch bf16 autocast, tuned", "precision": "bf16"},
+]
 
 
-def cut(root, task, rows, tokens, folder):
-    """A GLUE folder with the first training rows alone, for both programs."""
-    name, first, _, _, _ = glue.TASKS[task]
+def cut(root, rows, folder):
+    """A GLUE folder with the first training rows alone, every text long enough, for both programs."""
+    name, first, _, _, _ = glue.TASKS[TASK]
     source = (Path(root) / name / "train.tsv").read_text(encoding="utf-8").rstrip("\n").split("\n")
     header, lines = source[0], source[1 : rows + 1]
     if len(lines) < rows:
         raise SystemExit(f"{name}: {len(lines)} rows, {rows} needed")
-    if tokens:
-        place = header.lstrip("\ufeff").split("\t").index(first)
-        cells = [line.rstrip("\r").split("\t") for line in lines]
-        for cell in cells:
-            cell[place] = " ".join([cell[place]] * tokens)
-        lines = ["\t".join(cell) for cell in cells]
+    place = header.lstrip("\ufeff").split("\t").index(first)
+    cells = [line.rstrip("\r").split("\t") for line in lines]
+    for cell in cells:
+        cell[place] = " ".join([cell[place]] * TOKENS)
+    lines = ["\t".join(cell) for cell in cells]
     (folder / name).mkdir()
     for split in ("train", "dev"):
         (folder / name / f"{split}.tsv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
@@ -45,67 +56,86 @@ def cut(root, task, rows, tokens, folder):
 
 
 def run(command):
-    return subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=True).stdout
+    """Standard output of a program, and the most memory it held in bytes."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen([str(part) for part in command], stdout=output, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        errors.seek(0)
+        if process.returncode != 0:
+            raise turns.Failed(f"exit status {process.returncode}: {errors.read().strip()[-turns.REASON_CHARACTERS :]}")
+        return output.read(), usage.ru_maxrss * 1024
 
 
-def finegates(arguments, method, data, folder):
-    """Milliseconds a sequence of one run."""
-    name = glue.TASKS[arguments.task][0]
-    steps = arguments.warmup + arguments.steps
-    command = [arguments.finegates, "train", "--model", arguments.model, "--task", arguments.task, "--data", data / name]
-    command += ["--method", method, "--max-steps", steps, "--max-validation-rows", 16, "--checkpoint-every", "1000000 steps"]
-    command += ["--max-length", arguments.tokens or 512, "--threads", arguments.threads]
-    run([*command, "--output", folder / "run", "--overwrite", "--json"])
-    records = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
-    timed = [record for record in records if record["kind"] == "step"][arguments.warmup :]
-    return 1e3 * sum(step["seconds"] for step in timed) / sum(step["sequences"] for step in timed)
+def finegates(entry, arguments, model, data, folder):
+    """One turn: milliseconds a step, and memory."""
+    closes = "closed" in entry
+    # A run that closes has as many steps after its last closing as another has in all.
+    steps = WARM_UP_STEPS + (2 if closes else 1) * arguments.train_steps
+    command = [arguments.finegates, "train", "--model", model, "--task", TASK, "--data", data / glue.TASKS[TASK][0]]
+    command += ["--method", "gates", "--max-steps", steps, "--max-validation-rows", 16, "--checkpoint-every", "1000000 steps"]
+    command += ["--max-length", TOKENS, "--threads", arguments.threads, "--precision", entry["precision"]]
+    if closes:
+        command += ["--budget", f"params={1 - entry['closed']:g}", "--adapt-ratio", 0.1, "--settle-ratio", 0.6]
+    else:
+        command += ["--objective", "paper"]
+    _, peak = run([*command, "--output", folder / "run", "--overwrite", "--json"])
+    lines = (folder / "run/metrics.jsonl").read_text().splitlines()
+    timed = [record for record in map(json.loads, lines) if record["kind"] == "step"][WARM_UP_STEPS:]
+    if closes:
+        timed = [step for step in timed if step["removed"] >= entry["closed"] - 0.01]
+        # The first of them still packs what is left.
+        timed = timed[1:]
+    if not timed:
+        raise turns.Failed("no step with so many gates closed")
+    return {"ms": 1e3 * sum(step["seconds"] for step in timed) / len(timed), "peak_bytes": peak}
 
 
-def pytorch(arguments, method, data):
-    """Milliseconds a sequence of one run, and all the script says."""
-    command = [sys.executable, ROOT / "tools/bench_train_step.py", "--model", arguments.model, "--data", data]
-    command += ["--task", arguments.task, "--methods", method, "--steps", arguments.steps, "--warmup", arguments.warmup]
-    command += ["--max-length", arguments.tokens or 512, "--threads", arguments.threads]
-    report = json.loads(run(command))
-    return 1e3 / report[method]["sequences_per_second"], report
+def pytorch(entry, arguments, model, data, _):
+    """One turn: milliseconds a step, and memory."""
+    command = [sys.executable, turns.ROOT / "tools/bench_train_step.py", "--model", model, "--data", data]
+    command += ["--task", TASK, "--methods", "gates", "--steps", arguments.train_steps, "--warmup", WARM_UP_STEPS]
+    command += ["--max-length", TOKENS, "--threads", arguments.threads, "--precision", entry["precision"]]
+    output, peak = run([*command, "--plain"] if entry.get("plain") else command)
+    report = json.loads(output)
+    versions = {name: report[name] for name in ("torch", "transformers")}
+    return {"ms": report["gates"]["mean_ms"], "peak_bytes": peak, "versions": versions}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--finegates", required=True, help="the binary")
-    parser.add_argument("--model", required=True, help="folder of the checkpoint")
-    parser.add_argument("--glue", required=True, help="folder that holds GLUE's tasks")
-    parser.add_argument("--task", choices=glue.TASKS, default="mrpc")
-    parser.add_argument("--methods", nargs="+", choices=("gates", "bitfit"), default=["gates", "bitfit"])
-    parser.add_argument("--tokens", type=int, help="make every text this long")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--warmup", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    commit = run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]).strip()
-    result = {"task": arguments.task, "model": Path(arguments.model).name, "batch_size": BATCH, "tokens": arguments.tokens}
-    result |= {"steps": arguments.steps, "rounds": arguments.rounds, "threads": arguments.threads, "commit": commit}
+def scenario(arguments, model, root):
+    """Runs all entries in turns."""
+    entries = [dict(entry) for entry in turns.chosen(ENTRIES, arguments.only)]
+    name = f"Gates-only training step of RoBERTa-base, {BATCH} × {TOKENS} tokens"
+    print(name, file=sys.stderr, flush=True)
+    turns_of = {entry["name"]: [] for entry in entries}
     with tempfile.TemporaryDirectory() as place:
         place = Path(place)
-        data = cut(arguments.glue, arguments.task, BATCH * (arguments.steps + arguments.warmup), arguments.tokens, place)
-        for method in arguments.methods:
-            times = {"pytorch": [], "finegates": []}
-            for _ in range(arguments.rounds):
-                elapsed, report = pytorch(arguments, method, data)
-                times["pytorch"].append(elapsed)
-                times["finegates"].append(finegates(arguments, method, data, place))
-            medians = {name: statistics.median(values) for name, values in times.items()}
-            result |= {key: report[key] for key in ("cpu", "torch", "transformers", "precision")}
-            result[method] = {
-                "step_ms": {name: [round(BATCH * value, 1) for value in values] for name, values in times.items()},
-                "speed": round(medians["pytorch"] / medians["finegates"], 2),
-                "tokens_a_step": report[method]["tokens_a_step"],
-                "padded_tokens_a_step": report[method]["padded_tokens_a_step"],
-                "cores_busy_elsewhere": report[method]["cores_busy_elsewhere"],
-            }
-    print(json.dumps(result, indent=2))
+        data = cut(root, BATCH * (WARM_UP_STEPS + arguments.train_steps), place)
+        load = OtherLoad()
+        load.start()
+        for number in range(arguments.train_rounds):
+            for index in range(len(entries)):
+                entry = entries[(index + number) % len(entries)]
+                if "failed" in entry:
+                    continue
+                try:
+                    taken = SIDES[entry["by"]](entry, arguments, model, data, place)
+                except turns.Failed as error:
+                    entry["failed"] = str(error)
+                    print(f"  {entry['name']}: {error}", file=sys.stderr, flush=True)
+                    continue
+                print(f"  {entry['name']}: {taken['ms']:.0f} ms a step", file=sys.stderr, flush=True)
+                entry["versions"] = taken.pop("versions", {})
+                turns_of[entry["name"]].append(taken)
+        busy = load.cores()
+    for entry in entries:
+        if "failed" not in entry:
+            times = turns_of[entry["name"]]
+            entry["peak_bytes"] = max(taken.pop("peak_bytes") for taken in times)
+            entry |= turns.summary(times)
+    shape = {"batch": BATCH, "length": TOKENS, "steps": arguments.train_steps}
+    return {"name": name, "rounds": arguments.train_rounds, "cores_busy_elsewhere": busy, "input": shape, "entries": entries}
 
 
-if __name__ == "__main__":
-    main()
+SIDES = {"finegates": finegates, "pytorch": pytorch}

@@ -1,4 +1,4 @@
-"""Times one training step of PyTorch in f32 on a GLUE task: gates as in tools/gates.py, or biases and head alone.
+"""Times one training step of PyTorch on a GLUE task: gates as in tools/gates.py, or biases and head alone.
 
     python tools/bench_train_step.py --model MINILM_FOLDER --data GLUE_FOLDER [--task mrpc] [--steps 40]
 
@@ -6,22 +6,21 @@ The recipe is METHOD.md's: batches of 16 in the file's order, padded to the long
 checkpoint, gates (or none), biases of gated layers and head trained by AdamW. Texts are tokenized and padded before the
 clock starts. PyTorch gets what helps it without changing the method: the fused optimizer, one noise draw and one penalty
 for all layers together, gradients only where something trains, and eager attention, which is a little faster here than `sdpa`
-(with dropout, that has no fused kernel on a CPU). Prints one JSON object; a timing counts only if `cores_busy_elsewhere`
+(with dropout, that has no fused kernel on a CPU). With `--plain` it gets none of that: noise and penalty layer by layer and
+the optimizer as it is, as the method is written down. `--precision bf16` runs the forward pass under autocast. Prints one JSON object; a timing counts only if `cores_busy_elsewhere`
 is near 0, because PyTorch's threads wait for each other in every operation.
 """
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
-from pathlib import Path
 
 import torch
 import transformers
 
 import glue
+from machine import OtherLoad, cpu_name
 from training import Trainee, pad, tokenize
 
 LEARNING_RATE = 1e-3
@@ -31,7 +30,8 @@ TARGET_SPARSITY, PENALTY_WEIGHT = 0.4, 50.0
 def time_steps(method, arguments, batches):
     """Milliseconds and task loss of each timed step, warm-up excluded, and the cores busy elsewhere meanwhile."""
     torch.manual_seed(arguments.seed)
-    trainee = Trainee(arguments.model, glue.classes_of(arguments.task), method, arguments.attention)
+    trainee = Trainee(arguments.model, glue.classes_of(arguments.task), method, arguments.attention, plain=arguments.plain)
+    trainee.autocast = arguments.precision == "bf16"
     trainee.model.train()
     optimizer = trainee.optimizer({group: LEARNING_RATE for group in trainee.groups})
     elapsed_ms, losses = [], []
@@ -46,27 +46,6 @@ def time_steps(method, arguments, batches):
         losses.append(float(task))
         elapsed_ms.append((time.perf_counter() - started) * 1e3)
     return elapsed_ms[arguments.warmup :], losses[arguments.warmup :], clock.cores()
-
-
-class OtherLoad:
-    """How many cores other processes kept busy meanwhile (Linux): above a few hundredths, the timing means little."""
-
-    def start(self):
-        self.begun = self._read()
-
-    def cores(self):
-        if self.begun is None:
-            return None
-        wall, busy, own = (after - before for before, after in zip(self.begun, self._read()))
-        return round(max(0.0, busy - own) / wall, 2)
-
-    def _read(self):
-        try:
-            user, nice, system, _, _, irq, soft = map(int, Path("/proc/stat").read_text().split()[1:8])
-        except OSError:
-            return None
-        busy = (user + nice + system + irq + soft) / os.sysconf("SC_CLK_TCK")
-        return time.perf_counter(), busy, time.process_time()
 
 
 def report(elapsed_ms, losses, other_cores, arguments, batches):
@@ -88,14 +67,6 @@ def report(elapsed_ms, losses, other_cores, arguments, batches):
     }
 
 
-def cpu_name():
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of the checkpoint")
@@ -108,6 +79,8 @@ def main():
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--attention", choices=("eager", "sdpa"), default="eager")
+    parser.add_argument("--precision", choices=("f32", "bf16"), default="f32", help="bf16 is autocast")
+    parser.add_argument("--plain", action="store_true", help="as the method is written down, without what helps PyTorch")
     parser.add_argument("--kurtosis", action="store_true", help="the kurtosis-informed penalty")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -130,7 +103,8 @@ def main():
         "batch_size": size,
         "steps": arguments.steps,
         "threads": torch.get_num_threads(),
-        "precision": "f32",
+        "precision": arguments.precision,
+        "plain": arguments.plain,
         "attention": arguments.attention,
         "kurtosis": arguments.kurtosis,
         "torch": torch.__version__,

@@ -10,14 +10,18 @@ import gates
 class Trainee:
     """A checkpoint with a fresh head whose gates, biases of gated layers and head train; nothing else has a gradient.
 
-    `method` is `gates` or `bitfit`; the latter is the same without gates.
+    `method` is `gates` or `bitfit`; the latter is the same without gates. `plain` draws noise and computes the penalty layer by
+    layer, with the optimizer as it is; `autocast` may be set to run forward passes in bf16.
     """
 
-    def __init__(self, folder, classes, method, attention="eager", gate_init_std=0.1):
+    autocast = False
+
+    def __init__(self, folder, classes, method, attention="eager", gate_init_std=0.1, plain=False):
         self.model = AutoModelForSequenceClassification.from_pretrained(
             folder, num_labels=classes, attn_implementation=attention, dtype=torch.float32
         )
         self.regression = classes == 1
+        self.plain = plain
         self.model.requires_grad_(False)
         paths = gates.gated_paths(self.model)
         self.layers = gates.add_gates(self.model, init_std=gate_init_std) if method == "gates" else {}
@@ -48,16 +52,19 @@ class Trainee:
                 for group, parameters in self.groups.items()
                 if parameters
             ],
-            fused=True,
+            fused=None if self.plain else True,
         )
 
     def step(self, optimizer, batch, labels, target_sparsity, penalty_weight, kurtosis=False, noise_std=0.1):
         """One training step; gives the losses of task and penalty as tensors."""
         penalty = None
         if self.layers:
-            gates.draw_noise(self.layers, noise_std)
+            for layers in [{path: layer} for path, layer in self.layers.items()] if self.plain else [self.layers]:
+                gates.draw_noise(layers, noise_std)
             gates.set_token_mask(self.layers, batch["attention_mask"] if kurtosis else None)
-        loss = task = self.loss(self.model(**batch).logits, labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            logits = self.model(**batch).logits
+        loss = task = self.loss(logits.float(), labels)
         if self.layers:
             penalty = self.penalty(target_sparsity, penalty_weight, kurtosis)
             loss = task + penalty
@@ -67,8 +74,8 @@ class Trainee:
         return task.detach(), None if penalty is None else penalty.detach()
 
     def penalty(self, target_sparsity, weight, kurtosis):
-        """gates.penalty; without kurtosis for all vectors at once, which spares hundreds of small operations a step."""
-        if kurtosis:
+        """gates.penalty; where it may, for all vectors at once, which spares hundreds of small operations a step."""
+        if kurtosis or self.plain:
             return gates.penalty(self.layers, target_sparsity, weight, kurtosis)
         shares = gates.open_probability(torch.cat(self.vectors)) * self.share_of_gate
         means = torch.zeros(len(self.vectors)).index_add(0, self.vector_of_gate, shares)

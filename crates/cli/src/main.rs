@@ -4,6 +4,7 @@
 
 mod arguments;
 mod commands;
+mod cpu_time;
 mod curve;
 mod figures;
 mod interrupt;

@@ -79,7 +79,7 @@ fn training_says_what_is_missing_or_wrong() {
     refuses(&with(&["--target-sparsity", "1.5"]), &["target_sparsity", "from 0 to 1", "1.5"]);
     refuses(&with(&["--label", "mood"]), &["train.csv", "no column \"mood\"", "sentence"]);
     refuses(&with(&["--best-metric", "bleu"]), &["best_metric", "accuracy", "bleu"]);
-    refuses(&with(&["--method", "lora"]), &["--method", "gates, bitfit or full"]);
+    refuses(&with(&["--method", "lora"]), &["--method", "gates, bitfit, full or gated-full"]);
     refuses(&with(&["--threads", "0"]), &["--threads", "1..=1024"]);
     refuses(&["train", "--resume", &output], &["no run to resume"]);
     assert!(!place.path("run").exists(), "nothing was written");

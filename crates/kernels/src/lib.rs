@@ -23,6 +23,7 @@ pub mod loss;
 pub mod matrix;
 pub mod norm;
 pub mod optimizer;
+pub mod peaks;
 pub mod random;
 pub mod reduce;
 pub mod rotary;

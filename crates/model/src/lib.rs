@@ -33,6 +33,7 @@ pub mod wiring;
 
 pub mod adapter;
 pub mod cache;
+pub mod cost;
 pub mod initialise;
 pub mod layerwise;
 pub mod load;

@@ -271,6 +271,19 @@ impl Projection {
         self.weight.shape.iter().product()
     }
 
+    /// Weights between a row and a column that take part in a product: those of open gates, or all that are left.
+    pub fn open_weights(&self) -> usize {
+        match &self.gates {
+            Some(gates) => gates.rows.open().len() * gates.columns.open().len(),
+            None => self.multiply_adds(),
+        }
+    }
+
+    /// What the packed weight is held in.
+    pub fn precision(&self) -> Precision {
+        self.forward_packed.matrix.precision()
+    }
+
     /// Draws the gates of a step and follows them.
     pub fn draw_gates(&mut self, noise: &GateNoise<'_>) {
         if let Some(gates) = &mut self.gates {

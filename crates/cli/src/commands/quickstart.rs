@@ -214,9 +214,10 @@ fn time(dense: Engine, compact: Engine, texts: &Split) -> anyhow::Result<Vec<Mea
     let mut runners = Vec::new();
     for (name, engine) in [("dense", dense), ("compact", compact)] {
         let encoded = bench::encode(&engine, &texts)?;
-        runners.push(bench::Runner { name: name.to_owned(), engine, encoded });
+        runners.push(bench::Runner::of_texts(name, engine, encoded));
     }
-    bench::alternate(&runners, None, 2, settings::BENCH_ROUNDS)
+    let turns = bench::alternate(&runners, None, 2, settings::BENCH_ROUNDS)?;
+    Ok(bench::measured(&runners, &turns, &bench::Peaks::measure(false)))
 }
 
 fn closing_text(outcome: &Outcome) -> String {
