@@ -175,14 +175,14 @@ unsafe fn run<V: Vector, const N: usize, const M: usize, const P: usize, const B
                 }
             }
             first = end;
-            if first * depths % DEPTH_BLOCK == 0 && first < whole {
+            if (first * depths).is_multiple_of(DEPTH_BLOCK) && first < whole {
                 put(&job, &sums, block);
                 sums = [[[V::zero(); N]; P]; M];
             }
         }
         if whole * depths < job.depth {
             let last = job.depth - 1;
-            if last > 0 && last % DEPTH_BLOCK == 0 {
+            if last > 0 && last.is_multiple_of(DEPTH_BLOCK) {
                 put(&job, &sums, last / DEPTH_BLOCK - 1);
                 sums = [[[V::zero(); N]; P]; M];
             }
