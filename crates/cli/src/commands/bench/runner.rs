@@ -83,7 +83,7 @@ impl Runner {
         if artifact.task(&checkpoint)? == Some(Task::Classify) {
             bail!("{name}: is a classifier and predicts no next token; leave --generate out to time its answers");
         }
-        let loading = Loading { task: Task::Language, precision: options.precision, ..Loading::default() };
+        let loading = Loading { task: Task::Language, precision: options.precision };
         let (model, _) = artifact.load_model(&checkpoint, &loading)?;
         fits(name, shape.length, steps, model.max_length())?;
         let prompts = random_tokens(&model, shape);
