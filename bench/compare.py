@@ -20,6 +20,7 @@ recorded with the reason. Speeds count only if `cores_busy_elsewhere` is near 0.
 
 import argparse
 import datetime
+import hashlib
 import json
 import subprocess
 import sys
@@ -191,15 +192,19 @@ class Runner:
         return {"scenarios": scenarios}
 
     def cpu_time(self):
-        large = "1b" in (self.arguments.only or ())
-        self.arguments.only = None
+        only, self.arguments.only = self.arguments.only, None
+        try:
+            return self.by_share_removed("1b" in (only or ()))
+        finally:
+            self.arguments.only = only
+
+    def by_share_removed(self, large):
         model, kept = (self.llama_1b(), self.kept("llama-1b")) if large else (self.folder("smollm2"), self.kept("smollm2"))
         entries = dense(("bf16",)) + smaller(self.arguments, model, kept, CPU_TIME_REMOVED)
         label = "Llama-3.2-1B's shape" if large else "SmolLM2-135M"
         scenarios = []
         for name, (batch, length, steps) in (("reading", PREFILL), ("one token at a time", DECODE)):
             shape = {"batch": batch, "length": length, "steps": steps}
-            # One at a time in memory: the ratio is to the dense one, which takes turns with each.
             scenarios.append(self.scenario(f"{label}, {name}, by share removed", entries, model, shape))
         return {"scenarios": scenarios}
 
@@ -237,6 +242,7 @@ def header(arguments, suite):
         "commit": run([*git, "rev-parse", "--short", "HEAD"]).strip(),
         "changed_since": bool(run([*git, "status", "--porcelain", "--untracked-files=no"]).strip()),
         "program": run([arguments.finegates, "--version"]).strip(),
+        "program_sha256": hashlib.sha256(Path(arguments.finegates).read_bytes()).hexdigest(),
         "cpu": cpu_name(),
         "threads": arguments.threads,
         "rounds": arguments.rounds,

@@ -44,7 +44,6 @@ SUITES = {
     ),
     "decoder-1b": ("Decoders of a thousand million parameters", "As above, with random weights."),
     "cpu-time": ("CPU time against what is removed", "Time of all threads, of random rows and columns removed."),
-    "cpu-time-1b": ("CPU time against what is removed, 1 B shape", "As above."),
 }
 HEADER = """\
 # Performance

@@ -146,7 +146,10 @@ def alternate(entries, commands, rounds, warm_up, say=lambda text: print(text, f
                 taken = live[index].round()
             except (Failed, ValueError, KeyError) as error:
                 lose(index, error)
-                load = OtherLoad()
+                # What the others take is counted anew, without the one that is gone.
+                load = OtherLoad(peer.process.pid for peer in live.values())
+                if number >= warm_up:
+                    load.start()
                 continue
             if number >= warm_up:
                 times[index].append(taken)

@@ -117,3 +117,29 @@ fn what_cannot_be_begun_is_said_before_anything_is_made() {
     assert!(!Path::new(&path("run/initial")).exists());
     run(&["pretrain", "--output", &out, "--config", "llama-9m"]).exits(2).complains("--corpus: not given");
 }
+
+#[test]
+fn overwriting_leaves_the_old_run_whole_until_the_new_one_can_begin() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = prepared(folder.path());
+    let (config, text, held, out) = (path("config.json"), path("text.txt"), path("held.txt"), path("run"));
+    let settings = ["--corpus", &text, "--tokens-per-sequence", "32", "--batch-size", "4", "--max-steps", "6"];
+    let start = ["pretrain", "--config", &config, "--train-tokenizer", "300", "--output", &out];
+    let begin = |more: &[&str]| run(&[&start[..], &settings, more].concat());
+    begin(&["--validation", &held]).exits(0);
+    let weights = || std::fs::read(path("run/initial/model.safetensors")).unwrap();
+    let first = weights();
+    begin(&["--validation", &path("none.txt"), "--overwrite", "--seed", "7"]).exits(2).complains("none.txt");
+    assert_eq!(weights(), first, "what the old run began with");
+    run(&["pretrain", "--resume", &out]).exits(0);
+    // A folder that only has the name is somebody's.
+    std::fs::create_dir(path("run/initial-9")).unwrap();
+    std::fs::write(path("run/initial-9/mine.txt"), "mine").unwrap();
+    begin(&["--validation", &held, "--overwrite", "--seed", "7"]).exits(0);
+    assert!(Path::new(&path("run/initial-9/mine.txt")).is_file());
+    let recipe = std::fs::read_to_string(path("run/recipe.toml")).unwrap();
+    let model = recipe.lines().find_map(|line| line.strip_prefix("model = ")).unwrap().trim_matches('"').to_owned();
+    assert!(Path::new(&model).join("initial.json").is_file(), "{model}");
+    assert!(!Path::new(&path("run/initial/initial.json")).exists(), "the old run's start is gone: {model}");
+    run(&["pretrain", "--resume", &out]).exits(0);
+}

@@ -174,13 +174,12 @@ impl Artifact {
     }
 
     fn of_adapter(folder: &Path, recipe_model: Option<String>) -> Result<Artifact, Error> {
-        let named = match recipe_model {
-            Some(model) => Some(model),
-            None => AdapterConfig::read(&folder.join("adapter_config.json"))?.base_model_name_or_path,
-        };
-        // Gates that were trained together with the weights lie beside them.
-        let own = folder.join("model.safetensors").is_file() && folder.join("config.json").is_file();
-        let base = match named.filter(|name| !name.is_empty()) {
+        let written = AdapterConfig::read(&folder.join("adapter_config.json"))?.base_model_name_or_path;
+        let written = written.filter(|name| !name.is_empty());
+        // Gates that were trained together with the weights lie beside them, and name no other base.
+        let beside = folder.join("model.safetensors").is_file() && folder.join("config.json").is_file();
+        let own = beside && written.is_none();
+        let base = match recipe_model.or(written).filter(|name| !name.is_empty()) {
             _ if own => Base::Folder(folder.to_owned()),
             Some(name) => Base::Spec(name),
             None => Base::Unknown(folder.join("adapter_config.json")),

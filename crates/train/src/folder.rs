@@ -5,6 +5,7 @@
 //! files, which the whole folder is replaced for.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -100,7 +101,7 @@ impl RunFolder {
         match self.mode {
             Mode::New => {}
             Mode::Resume => return self.sweep(),
-            Mode::Overwrite => self.clear()?,
+            Mode::Overwrite => self.clear(Path::new(&recipe.model))?,
         }
         Ok(write_atomic(&self.recipe(), text.as_bytes())?)
     }
@@ -150,9 +151,15 @@ impl RunFolder {
         self.path.join("stops").join(name)
     }
 
-    /// The folder of the model that pretraining starts from.
-    pub fn initial(&self) -> PathBuf {
-        self.path.join(INITIAL)
+    /// A free folder for the model that pretraining starts from, or the one that a failed start has left: what an earlier run began
+    /// with is its own until [`RunFolder::begin`], and what nobody signed is somebody's.
+    pub fn free_initial(&self) -> PathBuf {
+        let names = std::iter::once(INITIAL.to_owned()).chain((2..).map(|number| format!("{INITIAL}-{number}")));
+        let free = |path: &PathBuf| match self.mode {
+            Mode::New => !path.exists() || path.join(INITIAL_SIGN).is_file(),
+            Mode::Overwrite | Mode::Resume => !path.exists(),
+        };
+        names.map(|name| self.path.join(name)).find(free).unwrap_or_default()
     }
 
     /// The folder of the best model.
@@ -161,7 +168,14 @@ impl RunFolder {
     }
 
     /// Removes what an earlier run left; files it did not write stay.
-    fn clear(&self) -> Result<(), Error> {
+    fn clear(&self, model: &Path) -> Result<(), Error> {
+        let entries = std::fs::read_dir(&self.path).map_err(Error::io(&self.path, "read"))?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let made = path.file_name().is_some_and(is_initial) && path.join(INITIAL_SIGN).is_file();
+            if made && path != model {
+                remove(&path)?;
+            }
+        }
         let budget = PartialRecipe::read(&self.recipe()).ok().and_then(|recipe| recipe.budget);
         for name in budget.iter().flat_map(|budget| budget.stops.iter().map(|&amount| budget.stop_name(amount))) {
             for (folder, sign) in [("stops", "adapter_config.json"), (COMPACT, "compression.json")] {
@@ -206,6 +220,15 @@ impl RunFolder {
     }
 }
 
+/// Whether a folder in a run's is called as those of models that pretraining starts from.
+pub(crate) fn is_initial(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name == INITIAL || name.strip_prefix("initial-").is_some_and(is_number))
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// Whether nothing is there, or only what a start that failed at once has left.
 fn fresh(path: &Path) -> Result<bool, Error> {
     let entries = match std::fs::read_dir(path) {
@@ -218,8 +241,8 @@ fn fresh(path: &Path) -> Result<bool, Error> {
         let (name, inner) = (entry.file_name(), entry.path());
         let left_over = match name.to_str() {
             Some("state") => !inner.join(STATE_FILE).exists(),
-            Some(INITIAL) => inner.join(INITIAL_SIGN).is_file(),
             Some(".initial.new") => true,
+            _ if is_initial(&name) => inner.join(INITIAL_SIGN).is_file(),
             Some("latency.json") => path.join("recipe.toml").is_file(),
             Some("metrics.jsonl") => std::fs::metadata(&inner).is_ok_and(|metadata| metadata.len() == 0),
             Some("recipe.toml") => {

@@ -60,7 +60,7 @@ impl Initial {
             }
         };
         let run = RunFolder::open(folder, mode)?;
-        let destination = run.initial();
+        let destination = run.free_initial();
         let beside = run.path().join(".initial.new");
         if beside.exists() {
             std::fs::remove_dir_all(&beside).map_err(Error::io(&beside, "remove"))?;
@@ -96,7 +96,8 @@ impl Initial {
             TokenizerSource::Folder(place) => place.as_path(),
             TokenizerSource::Trained(_) => folder,
         };
-        let config = draft.settle(place, matches!(source, TokenizerSource::Trained(_)))?;
+        let own = self.tokenizer.is_none();
+        let config = draft.settle(place, own)?;
         if let TokenizerSource::Folder(place) = source {
             for file in Tokenizer::open(place, &config)?.files() {
                 copy_into(&file, folder)?;
@@ -140,7 +141,7 @@ impl Draft {
     }
 
     /// Lets the config follow from the tokenizer where it may, and checks that they fit where it may not.
-    fn settle(&mut self, tokenizer: &Path, trained: bool) -> Result<Config, Error> {
+    fn settle(&mut self, tokenizer: &Path, own: bool) -> Result<Config, Error> {
         if self.path.is_none() {
             // Room for any tokenizer, until its size is known.
             self.raw.insert("vocab_size".to_owned(), (1u64 << 20).into());
@@ -160,7 +161,7 @@ impl Draft {
             );
             return Err(wrong(&path, &problem));
         }
-        if self.path.is_none() || trained {
+        if !own {
             // Ids in a config belong to the tokenizer that it came with.
             let end = named_token(tokenizer, "eos_token").and_then(|name| opened.token_to_id(&name));
             let common =
@@ -180,6 +181,8 @@ impl Draft {
         self.raw.insert("torch_dtype".to_owned(), "float32".into());
         self.raw.remove("dtype");
         self.raw.remove("_name_or_path");
+        // The weights that these belong to are not here.
+        self.raw.remove("quantization_config");
         self.parse()
     }
 

@@ -178,6 +178,10 @@ impl PartialRecipe {
         if self.validation.is_some() {
             lower.validation_fraction = None;
         }
+        if self.sparsity_start_step.is_some() || self.sparsity_start_epoch.is_some() {
+            lower.sparsity_start_step = None;
+            lower.sparsity_start_epoch = None;
+        }
         if let Some(objective) = self.said_objective() {
             lower.keep_objective(objective);
         }

@@ -9,7 +9,7 @@ use finegates_checkpoint::{Checkpoint, Tokenizer};
 use finegates_kernels::random;
 
 use crate::error::Error;
-use crate::folder::{INITIAL_SIGN, Mode, RunFolder};
+use crate::folder::{INITIAL_SIGN, Mode, RunFolder, is_initial};
 use crate::inputs::Inputs;
 use crate::material::Data;
 use crate::observer::{Observer, Summary};
@@ -105,10 +105,12 @@ fn resumed_recipe(settings: &PartialRecipe, folder: &Path) -> Result<Recipe, Err
     recipe.threads = settings.threads.or(recipe.threads);
     recipe.recompute = settings.recompute.unwrap_or(recipe.recompute);
     // A run that was moved takes the model it made for itself along.
-    let initial = folder.join("initial");
-    if !Path::new(&recipe.model).is_dir()
-        && initial.join(INITIAL_SIGN).is_file()
-        && let Some(path) = initial.to_str()
+    let made = Path::new(&recipe.model);
+    if made.is_absolute()
+        && !made.is_dir()
+        && let Some(name) = made.file_name().filter(|name| is_initial(name))
+        && folder.join(name).join(INITIAL_SIGN).is_file()
+        && let Some(path) = folder.join(name).to_str()
     {
         path.clone_into(&mut recipe.model);
     }

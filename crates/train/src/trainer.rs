@@ -139,6 +139,11 @@ impl<'a> Trainer<'a> {
             observer
                 .event(&Event::Note("metrics.jsonl is shorter than when the run was saved: earlier lines are missing"));
         }
+        if let Some(start) = recipe.sparsity_start_step.filter(|&start| start > plan.total_steps) {
+            let total = plan.total_steps;
+            let note = format!("the penalty is to begin at step {start}, and the run has {total}: it never counts");
+            observer.event(&Event::Note(&note));
+        }
         let start = Start {
             folder: folder.path().to_owned(),
             step: standing.step,

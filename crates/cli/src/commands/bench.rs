@@ -169,7 +169,10 @@ pub fn run(arguments: &BenchArguments, common: &Common) -> anyhow::Result<()> {
 
 /// What the machine can do, without any model.
 fn machine(arguments: &BenchArguments, common: &Common) -> anyhow::Result<()> {
-    if arguments.data.is_some() || arguments.on_request || arguments.generate.is_some() {
+    let shape = (arguments.batch, arguments.length, arguments.rounds, arguments.warm_up);
+    let columns = arguments.columns.text.is_some() || arguments.columns.text_pair.is_some();
+    let asked = arguments.data.is_some() || arguments.on_request || arguments.generate.is_some();
+    if asked || columns || shape != (None, None, 20, 3) {
         bail!("no model to time; name one, or leave the options out to measure the machine alone");
     }
     let machine = Machine {

@@ -41,10 +41,10 @@ pub struct PretrainArguments {
     #[arg(long, value_name = "FILE_OR_SIZE", help_heading = "Start", conflicts_with = "model")]
     config: Option<String>,
     /// Take the tokenizer of this model [default: the one beside config.json]
-    #[arg(long, value_name = "MODEL", help_heading = "Start", requires = "config")]
+    #[arg(long, value_name = "MODEL", help_heading = "Start", conflicts_with = "model")]
     tokenizer: Option<String>,
     /// Train a tokenizer on the corpus, with so many entries
-    #[arg(long, value_name = "ENTRIES", help_heading = "Start", requires = "config", conflicts_with = "tokenizer")]
+    #[arg(long, value_name = "ENTRIES", help_heading = "Start", conflicts_with_all = ["tokenizer", "model"])]
     train_tokenizer: Option<usize>,
     /// Train gates on rows and columns beside the weights: method gated-full
     #[arg(long, help_heading = "Start", conflicts_with_all = ["method", "resume"])]

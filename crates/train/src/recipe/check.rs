@@ -105,7 +105,10 @@ impl Recipe {
         }
         if *self.precision == Precision::Bf16 {
             let unfit = [
-                (self.method.trains_everything(), "f32: with method full all weights train, and those are f32"),
+                (
+                    self.method.trains_everything(),
+                    "f32: with methods full and gated-full all weights train, and those are f32",
+                ),
                 (
                     self.budget.as_ref().is_some_and(|budget| matches!(budget.measure, Measure::Latency { .. })),
                     "f32: times for a latency budget are measured in f32 alone",

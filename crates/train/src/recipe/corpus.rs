@@ -74,6 +74,10 @@ impl PartialRecipe {
             let reason = "the dense model is the one whose weights stay as they are, with method gates";
             return Err(RecipeError::OtherData { name: "distillation", reason });
         }
+        if share == 0.0 && self.distillation_temperature.is_some_and(|temperature| temperature != 1.0) {
+            let reason = "nothing is followed without a share of --distillation";
+            return Err(RecipeError::OtherData { name: "distillation_temperature", reason });
+        }
         self.distillation_temperature.get_or_insert(1.0);
         Ok(())
     }

@@ -190,6 +190,12 @@ impl PartialRecipe {
                 self.adapt_ratio.get_or_insert(0.15);
                 self.settle_ratio.get_or_insert(0.4);
                 self.importance.get_or_insert(ByName(Importance::Gradient));
+                let learned = self.importance.is_none_or(|importance| importance.0 == Importance::Gradient);
+                if !learned && self.importance_decay.is_some_and(|decay| decay != 0.99) {
+                    let expected = "none beside --importance magnitude or random, which learn nothing";
+                    let found = self.importance_decay.map(|decay| decay.to_string()).unwrap_or_default();
+                    return Err(RecipeError::OutOfRange { name: "importance_decay", expected, found });
+                }
                 self.importance_decay.get_or_insert(0.99);
             }
             Objective::Paper => {

@@ -152,6 +152,7 @@ fn one(runner: &Runner, turns: &[Turn], peaks: &Peaks, first: Option<&Measured>)
     let cpu: Option<Vec<f64>> = turns.iter().map(|turn| turn.cpu.map(milliseconds)).collect();
     let (sequences, tokens) = (runner.sequences(), runner.tokens());
     let language = language(runner, turns, first);
+    let made = language.as_ref().map_or(0, |language| language.steps * sequences);
     let multiply_adds = runner.model().multiply_adds(&runner.lengths());
     let reading_ms = language.as_ref().map_or(median_ms, |language| language.prefill_ms);
     let gflops = 2.0 * multiply_adds as f64 / reading_ms / 1e6;
@@ -165,7 +166,7 @@ fn one(runner: &Runner, turns: &[Turn], peaks: &Peaks, first: Option<&Measured>)
         upper_quartile_ms: quantile(&sorted, 0.75),
         cpu_ms: cpu.map(median),
         sequences_per_second: sequences as f64 / median_ms * 1e3,
-        tokens_per_second: tokens as f64 / median_ms * 1e3,
+        tokens_per_second: (tokens + made) as f64 / median_ms * 1e3,
         multiply_adds,
         gflops,
         share_of_peak: gflops / peaks.gflops,
