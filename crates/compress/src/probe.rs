@@ -3,6 +3,8 @@
 use finegates_checkpoint::Checkpoint;
 use finegates_model::{Batch, load};
 
+use crate::Error;
+
 /// Lengths of the sequences, as far as the position table allows: a single token, odd lengths, and a longer one.
 const LENGTHS: [usize; 8] = [1, 2, 5, 9, 17, 33, 64, 128];
 
@@ -10,8 +12,11 @@ const LENGTHS: [usize; 8] = [1, 2, 5, 9, 17, 33, 64, 128];
 ///
 /// Real text is the better probe, for its logits have the scale that matters; this one reaches every row of every
 /// matrix just as well.
-pub fn synthetic_probe(checkpoint: &Checkpoint) -> Vec<Batch> {
-    let (config, longest) = (&checkpoint.config, load::longest(checkpoint));
+///
+/// # Errors
+/// A position table that is missing or of another shape.
+pub fn synthetic_probe(checkpoint: &Checkpoint) -> Result<Vec<Batch>, Error> {
+    let (config, longest) = (&checkpoint.config, load::longest(checkpoint)?);
     let mut batch = Batch::default();
     for (sequence, length) in LENGTHS.into_iter().filter(|&length| length <= longest).enumerate() {
         let token = |at: usize| {
@@ -25,5 +30,5 @@ pub fn synthetic_probe(checkpoint: &Checkpoint) -> Vec<Batch> {
         let segments: Vec<u32> = (0..length).map(second).collect();
         batch.push(&tokens, &segments);
     }
-    vec![batch]
+    Ok(vec![batch])
 }

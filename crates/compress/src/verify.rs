@@ -16,6 +16,9 @@ pub const TOLERANCE: f64 = 1e-4;
 /// their scale.
 pub fn verify(gated: &[Vec<f32>], compact: &[Vec<f32>], probe: &[Batch]) -> Result<Verification, Error> {
     let mut found = Comparison::default();
+    if let Some(other) = [gated.len(), compact.len()].into_iter().find(|&count| count != probe.len()) {
+        return Err(Error::LogitCount { expected: probe.len(), found: other });
+    }
     for (gated, compact) in gated.iter().zip(compact) {
         found.add(gated, compact)?;
     }
@@ -67,6 +70,17 @@ mod tests {
         found.add(&[1.0, -4.0], &[1.5, -4.0]).expect("finite");
         found.add(&[2.0], &[2.25]).expect("finite");
         assert_eq!((found.max_abs_difference, found.scale), (0.5, 4.0));
+    }
+
+    #[test]
+    fn what_was_not_compared_does_not_pass() {
+        let probe = [Batch::new([(&[1_u32][..], &[0][..])])];
+        let said = [vec![1.0]];
+        assert!(verify(&said, &said, &probe).is_ok());
+        for (gated, compact) in [(&said[..0], &said[..0]), (&said[..], &said[..0]), (&said[..0], &said[..])] {
+            assert!(matches!(verify(gated, compact, &probe), Err(Error::LogitCount { .. })));
+        }
+        assert!(matches!(verify(&[], &[], &[]), Err(Error::EmptyProbe)));
     }
 
     #[test]

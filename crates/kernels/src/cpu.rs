@@ -114,10 +114,20 @@ struct Chosen {
 }
 
 static CHOSEN: OnceLock<Chosen> = OnceLock::new();
+static ISA: OnceLock<Isa> = OnceLock::new();
 
+fn wanted() -> Option<String> {
+    std::env::var("FINEGATES_ISA").ok()
+}
+
+/// With the unit for bf16, for which the system is asked: only what needs one comes here.
 fn chosen() -> &'static Chosen {
     CHOSEN.get_or_init(|| {
-        choose(std::env::var("FINEGATES_ISA").ok().as_deref(), &Isa::available(), &Bf16Unit::available())
+        let (wanted, sets) = (wanted(), Isa::available());
+        // Who names a set gets no unit, and nobody is asked for one.
+        let named = sets.iter().any(|isa| wanted.as_deref() == Some(isa.name()));
+        let units = if named { Vec::new() } else { Bf16Unit::available() };
+        choose(wanted.as_deref(), &sets, &units)
     })
 }
 
@@ -149,7 +159,7 @@ pub fn isa() -> Isa {
     if let Some((isa, _)) = FORCED.get() {
         return isa;
     }
-    chosen().isa
+    *ISA.get_or_init(|| choose(wanted().as_deref(), &Isa::available(), &[]).isa)
 }
 
 /// The unit that products of more than a few rows with bf16 weights run on: AMX where it works, or what the environment

@@ -28,7 +28,7 @@ pub struct AdamW {
 pub struct Moved<'a> {
     /// `θ`.
     pub value: &'a mut [f32],
-    /// `g`; zero after the step, wherever it was used.
+    /// `g`; zero after the step, in selected rows where some are selected.
     pub gradient: &'a mut [f32],
     /// `m`, zero before step 1.
     pub first: &'a mut [f32],
@@ -99,7 +99,7 @@ kernel! {
     }
 }
 
-/// One AdamW step with `scale` times the gradient, which is zero afterwards:
+/// One AdamW step with `scale` times the gradient, which is zero afterwards (in the rows that are selected):
 ///
 /// `θ ← θ (1 − η λ)`, `m ← β₁ m + (1−β₁) g`, `v ← β₂ v + (1−β₂) g²`, `θ ← θ − η/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε)`.
 ///

@@ -40,7 +40,7 @@ impl Model {
 
     /// Every parameter of the model by name: a whole checkpoint, for full fine-tuning.
     ///
-    /// Weights that were given up after packing are missing; load with `keep_weights` or for training.
+    /// Weights that were given up after packing are missing: only where everything trains are all there.
     pub fn all_tensors(&self) -> BTreeMap<String, Tensor> {
         self.all_parameters()
             .filter(|parameter| parameter.value.len() == parameter.shape.iter().product::<usize>())

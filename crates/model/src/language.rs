@@ -11,8 +11,8 @@ use crate::projection::Projection;
 /// Tokens whose logits exist at the same time.
 const ROWS: usize = 128;
 
-/// Most logits that exist at the same time, and most tokens, where the weight trains: its gradient is read and written once for
-/// those tokens together.
+/// Most logits that exist at the same time beyond those of [`ROWS`] tokens, and most tokens, where the weight trains: its gradient is read
+/// and written once for those tokens together. A teacher's are there as well.
 const TRAINING_LOGITS: usize = 8 << 20;
 const TRAINING_ROWS: usize = 512;
 

@@ -112,7 +112,7 @@ pub struct LoadOptions {
     pub seed: u64,
     /// What for.
     pub purpose: Purpose,
-    /// Keep the plain weights readable, for compression.
+    /// Keep the plain weights of projections readable, for the penalty's weights by kurtosis.
     pub keep_weights: bool,
     /// What packed weights and the word table are held in, where they do not train.
     pub precision: Precision,
@@ -165,12 +165,25 @@ pub(crate) fn load(checkpoint: &Checkpoint, wiring: &Wiring, options: &LoadOptio
 }
 
 /// The longest sequence that the model of a checkpoint takes, by its config and the shape of its position table.
-pub fn longest(checkpoint: &Checkpoint) -> usize {
+///
+/// # Errors
+/// A position table that is missing or of another shape.
+pub fn longest(checkpoint: &Checkpoint) -> Result<usize, Error> {
     let description = Description::of(&checkpoint.config);
-    let Some(module) = description.position else { return checkpoint.config.max_tokens() };
-    let found = checkpoint.find(&format!("{}.{module}.weight", description.prefix));
-    let rows = found.and_then(|name| checkpoint.tensors.shape(&name)?.first().copied());
-    description.positions.longest(rows.unwrap_or(0))
+    let Some(module) = description.position else { return Ok(checkpoint.config.max_tokens()) };
+    let name = format!("{}.{module}.weight", description.prefix);
+    let found = checkpoint.find(&name).unwrap_or(name);
+    match checkpoint.tensors.shape(&found) {
+        Some(&[rows, width]) if rows > 0 && width == checkpoint.config.hidden => {
+            Ok(description.positions.longest(rows))
+        }
+        // Reading it says what is wrong with it.
+        _ => {
+            let config = &checkpoint.config;
+            checkpoint.tensors.read(&found, &[config.max_tokens(), config.hidden])?;
+            Ok(config.max_tokens())
+        }
+    }
 }
 
 pub(crate) struct Loader<'a> {
@@ -206,12 +219,18 @@ impl<'a> Loader<'a> {
     /// it is given up here where another form of it is enough.
     pub(crate) fn ends(&self) -> Result<(Embeddings, Head), Error> {
         let mut embeddings = self.embeddings()?;
+        let config = &self.checkpoint.config;
+        // A tied head is packed from the table as it is. Any other one finds it small already.
+        let tied = self.options.task == Task::Language && config.decoder.as_ref().is_some_and(|decoder| decoder.tied);
+        if !embeddings.trainable() && !tied && self.options.precision == Precision::Bf16 {
+            embeddings.round_words();
+        }
         let head = self.head(&embeddings)?;
-        match &head {
-            _ if embeddings.trainable() => {}
-            Head::Language(head) if head.tied => embeddings.share_words(Arc::clone(head.output.packed())),
-            _ if self.options.precision == Precision::Bf16 => embeddings.round_words(),
-            _ => {}
+        if !embeddings.trainable()
+            && let Head::Language(head) = &head
+            && head.tied
+        {
+            embeddings.share_words(Arc::clone(head.output.packed()));
         }
         Ok((embeddings, head))
     }
@@ -280,7 +299,7 @@ impl<'a> Loader<'a> {
             segment: description.segment.map(|module| self.table(module, config.hidden)).transpose()?,
             norm: description.embedding_norm.map(|module| self.norm(module)).transpose()?,
             positions: description.positions,
-            longest: longest(self.checkpoint),
+            longest: longest(self.checkpoint)?,
             position,
             padding_id: match &config.decoder {
                 Some(decoder) => decoder.padding_id,

@@ -72,16 +72,20 @@ fn layers_that_run_again_give_the_same_bits_and_keep_less() {
     let language = DECODERS.map(|family| (family, Task::Language));
     let classify = ENCODERS.into_iter().chain(DECODERS).map(|family| (family, Task::Classify));
     for (family, task) in classify.chain(language) {
-        for method in [Method::Gates, Method::BitFit, Method::Full] {
+        for method in [Method::Gates, Method::BitFit, Method::Full, Method::GatedFull] {
             let purpose = Purpose::Training { method, gates: GateSettings::default() };
             let run = |recompute| {
-                let add_biases = method != Method::Full;
+                let add_biases = !method.trains_everything();
                 let options = LoadOptions { task, purpose, add_biases, keep_weights: true, ..LoadOptions::default() };
                 let mut model = Model::load(&checkpoint(family), &options).expect("model").0;
                 model.parameters(&mut |parameter| {
                     // Gates inside (0, 1), where they have a gradient.
                     if parameter.name.contains("finegates") {
                         parameter.value.iter_mut().for_each(|theta| *theta -= 1.0);
+                        if method == Method::GatedFull {
+                            // Some sleep.
+                            parameter.value.iter_mut().step_by(3).for_each(|theta| *theta = -2.0);
+                        }
                     }
                 });
                 model.parameters_changed();

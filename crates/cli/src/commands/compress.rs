@@ -213,7 +213,7 @@ pub fn own_probe(artifact: &Artifact, base: &Checkpoint, tokenizer: Option<&Toke
 fn probe_of(texts: &[Pair], base: &Checkpoint, tokenizer: Option<&Tokenizer>) -> anyhow::Result<Vec<Batch>> {
     match tokenizer {
         Some(tokenizer) if !texts.is_empty() => encode(texts, base, tokenizer),
-        _ => Ok(synthetic_probe(base)),
+        _ => Ok(synthetic_probe(base)?),
     }
 }
 
@@ -268,7 +268,7 @@ fn corpus_texts(recipe: &Recipe, size: usize) -> Vec<Pair> {
 /// Texts as batches of sixteen.
 pub fn encode(texts: &[Pair], base: &Checkpoint, tokenizer: &Tokenizer) -> anyhow::Result<Vec<Batch>> {
     let pairs: Vec<(&str, Option<&str>)> = texts.iter().map(|(text, pair)| (text.as_str(), pair.as_deref())).collect();
-    let encoded = tokenizer.encode_batch(&pairs, load::longest(base))?;
+    let encoded = tokenizer.encode_batch(&pairs, load::longest(base)?)?;
     let batches = encoded.chunks(16);
     Ok(batches.map(|batch| Batch::new(batch.iter().map(|one| (&one.ids[..], &one.segments[..])))).collect())
 }
@@ -295,7 +295,8 @@ pub fn text(output: &Path, report: &Report) -> String {
     }
     table.rule().row(cells("in all".to_owned(), totals));
     let change = |before: u64, after: u64, show: fn(u64) -> String| {
-        format!("{} → {}  ({:.2}×)", show(before), show(after), 1.0 / ratio(after, before).max(f64::MIN_POSITIVE))
+        let times = if after > 0 { format!("  ({:.2}×)", 1.0 / ratio(after, before)) } else { String::new() };
+        format!("{} → {}{times}", show(before), show(after))
     };
     let check = &report.verification;
     let mut text = format!("Removed in each layer, of its gated weights:\n\n{table}\n");

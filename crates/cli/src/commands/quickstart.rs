@@ -199,7 +199,7 @@ fn compress_gates(
     let job = compress::Job { run: &run, output: compact, overwrite: false, checkpoint: Which::Best, base: None };
     compress::compress(&job, common, |_, base, tokenizer| match tokenizer {
         Some(tokenizer) => compress::encode(&pairs(texts, 64), base, tokenizer),
-        None => Ok(synthetic_probe(base)),
+        None => Ok(synthetic_probe(base)?),
     })
 }
 

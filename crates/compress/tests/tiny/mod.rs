@@ -58,7 +58,7 @@ pub struct Tiny {
 
 impl Tiny {
     pub fn new(base: Checkpoint, model: Model) -> Tiny {
-        let probe = synthetic_probe(&base);
+        let probe = synthetic_probe(&base).expect("a probe");
         Tiny { base, model, adapter: None, probe }
     }
 

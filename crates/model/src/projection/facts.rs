@@ -65,7 +65,11 @@ impl Projection {
     }
 
     /// Sums of the squares of the weights in each row and in each column of a projection that is whole.
+    ///
+    /// # Panics
+    /// If rows were left out of the pack already.
     pub fn square_sums(&self) -> (Vec<f64>, Vec<f64>) {
+        assert!(self.forward_packed.kept.is_none(), "the sums of a whole projection");
         self.forward_packed.matrix.square_sums()
     }
 
