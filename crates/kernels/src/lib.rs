@@ -12,7 +12,7 @@
 
 pub mod cpu;
 pub(crate) mod math;
-pub(crate) mod parallel;
+pub mod parallel;
 
 pub mod activation;
 pub mod attention;

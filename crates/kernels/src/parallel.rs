@@ -1,7 +1,51 @@
 //! Splitting work over rayon's current pool: rows of one or more buffers, and raw shared output for tasks that write
 //! places known to be disjoint. Small work stays on the caller's thread.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
 use rayon::prelude::*;
+
+/// How long a thread that finds nothing to do stays awake. A bound, for a thread that waits inside another task must get back to it.
+const AWAKE: Duration = Duration::from_millis(1);
+
+/// Runs `work` with the other threads of the current pool awake: between products of a small pass they would fall asleep, and to wake
+/// them takes longer than a product.
+pub fn awake<R>(work: impl FnOnce() -> R) -> R {
+    if rayon::current_num_threads() == 1 {
+        return work();
+    }
+    let (caller, done) = (rayon::current_thread_index(), Arc::new(Done(AtomicBool::new(false))));
+    let watched = Arc::clone(&done);
+    rayon::spawn_broadcast(move |context| {
+        if caller == Some(context.index()) {
+            return;
+        }
+        let mut idle = Instant::now();
+        while !watched.0.load(Ordering::Acquire) && idle.elapsed() < AWAKE {
+            match rayon::yield_now() {
+                Some(rayon::Yield::Executed) => idle = Instant::now(),
+                _ => std::thread::yield_now(),
+            }
+        }
+    });
+    let finished = Finished(&done);
+    let result = work();
+    drop(finished);
+    result
+}
+
+struct Done(AtomicBool);
+
+/// Says that the work is done, also when it panics.
+struct Finished<'a>(&'a Done);
+
+impl Drop for Finished<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Release);
+    }
+}
 
 /// Elements that one task should at least have for the hand-over to pay.
 pub(crate) const TASK_ELEMENTS: usize = 16 * 1024;

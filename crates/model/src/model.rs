@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use finegates_checkpoint::checkpoint::Checkpoint;
 use finegates_checkpoint::config::Config;
-use finegates_kernels::random;
+use finegates_kernels::{parallel, random};
 
 use crate::attention::Pass;
 use crate::batch::Batch;
@@ -179,7 +179,7 @@ impl Model {
         assert!(!self.noisy, "evaluation with noisy gates; draw_gates(&GateNoise::None) comes first");
         let workspace = self.spare.lock().unwrap_or_else(|poison| poison.into_inner()).pop();
         let mut workspace = workspace.unwrap_or_default();
-        let result = run(&mut workspace);
+        let result = parallel::awake(|| run(&mut workspace));
         self.spare.lock().unwrap_or_else(|poison| poison.into_inner()).push(workspace);
         result
     }
