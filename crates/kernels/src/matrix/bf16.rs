@@ -1,7 +1,7 @@
 //! The upper half of an `f32`: rounding to it, widening it, and the packed form of two depths a word. Sums are never bf16.
 //!
 //! A word of a packed weight holds an even depth in its lower half and the next one in its upper half; a row of 32 words is
-//! one cache line a vector of 16 outputs. That is the form that AMX and `vdpbf16ps` take ([`super::pairs`]), and widening it
+//! one cache line a vector of 16 outputs. That is the form that AMX and `vdpbf16ps` take (`super::pairs`), and widening it
 //! costs one operation a vector.
 
 use crate::cpu::kernel;
