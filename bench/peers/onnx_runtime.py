@@ -6,19 +6,9 @@ import transformers
 from transformers import AutoModelForSequenceClassification
 
 from . import encoder_batches
+from .logits import Logits
 
 VERSIONS = {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
-
-
-class Logits(torch.nn.Module):
-    """A model with tensors in and out alone."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids, attention_mask):
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
 def exported(job):

@@ -14,19 +14,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.cache_utils import DynamicLayer
 
 from . import encoder_batches, prompts_and_steps, timed_parts
+from .logits import Logits
 
 VERSIONS = {"openvino": openvino.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
-
-
-class Logits(torch.nn.Module):
-    """An encoder with tensors in and out alone."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids, attention_mask):
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
 class Step(torch.nn.Module):

@@ -53,6 +53,10 @@ const TEXTS: Shape = Shape { sequences: 64, length: 64 };
 const PROMPTS: Shape = Shape { sequences: 1, length: 128 };
 const STEPS: u32 = 32;
 
+/// Rounds that count, and rounds before them, where nothing else is said.
+const ROUNDS: u32 = 20;
+const WARM_UP: u32 = 3;
+
 /// Time models in alternation on the same input, or the machine alone
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -81,10 +85,10 @@ pub struct BenchArguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=100_000))]
     generate: Option<u32>,
     /// Rounds that count; each model runs once a round
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = ROUNDS, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rounds: u32,
     /// Rounds before, which do not count
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = WARM_UP, value_parser = clap::value_parser!(u32).range(..=100_000))]
     warm_up: u32,
     /// Include turning texts into tokens
     #[arg(long, requires = "data")]
@@ -172,7 +176,7 @@ fn machine(arguments: &BenchArguments, common: &Common) -> anyhow::Result<()> {
     let shape = (arguments.batch, arguments.length, arguments.rounds, arguments.warm_up);
     let columns = arguments.columns.text.is_some() || arguments.columns.text_pair.is_some();
     let asked = arguments.data.is_some() || arguments.on_request || arguments.generate.is_some();
-    if asked || columns || shape != (None, None, 20, 3) {
+    if asked || columns || shape != (None, None, ROUNDS, WARM_UP) {
         bail!("no model to time; name one, or leave the options out to measure the machine alone");
     }
     let machine = Machine {
