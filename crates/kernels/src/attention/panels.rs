@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::cpu::Isa;
-use crate::matrix::operand::{Ahead, Left};
+use crate::matrix::operand::{Ahead, Block, Left};
 use crate::matrix::packed::{PANEL, copy_columns};
 use crate::matrix::tile::{self, DEPTH_BLOCK, ROW_STRIDE, Tile};
 use crate::matrix::transpose::{GROUP, transpose_group};
@@ -117,8 +117,7 @@ pub(super) fn product(isa: Isa, shape: Shape, part: Part, a: &[f32], b: &[f32], 
                 &mut Tile {
                     a: &a[left_place(shape.rows, rows.start, first)..],
                     rows: rows.len(),
-                    b: &b[first * PANEL..],
-                    index: None,
+                    b: Block::Rows(&b[first * PANEL..]),
                     next: Ahead::NOTHING,
                     k: end - first,
                     outputs,

@@ -9,8 +9,10 @@ use super::aligned::Aligned;
 use super::operand::{Ahead, Left, Panels, Right};
 use super::packed::PANEL;
 use super::pairs;
+#[cfg(target_arch = "x86_64")]
+use super::picks::Picks;
 use super::stream::{self, Stream};
-use super::tile::{self, DEPTH_BLOCK, ROW_STRIDE, Tile};
+use super::tile::{self, DEPTH_BLOCK, ROW_STRIDE, Tile, split_rows};
 use crate::activation::{self, Activation};
 use crate::cpu::{Bf16Unit, Isa, kernel};
 use crate::parallel::{self, Shared};
@@ -156,15 +158,24 @@ impl Product<'_> {
                 let outputs = PANEL.min(self.outputs - panel * PANEL);
                 let place = if depth_blocks == 1 { 0 } else { panel - panels.start };
                 let c = &mut results[place * result_length..][..result_length];
-                let (b, index) = self.right.block(isa, panel, depth.clone(), wide);
+                let b = self.right.block(isa, rows.len(), panel, depth.clone(), wide);
                 let more = panel + 1 < panels.end;
                 let next = if more { self.right.ahead(panel + 1, depth.clone()) } else { Ahead::NOTHING };
-                let (rows, k, resume) = (rows.len(), depth.len(), depth_block > 0);
-                tile::multiply(isa, &mut Tile { a: left, rows, b, index, next, k, outputs, c, resume });
-                if depth_block + 1 == depth_blocks {
-                    // SAFETY: the caller's promise.
-                    unsafe { self.target.write(isa, first_row, panel * PANEL, outputs, c) };
-                }
+                let (k, resume, last) = (depth.len(), depth_block > 0, depth_block + 1 == depth_blocks);
+                let at_once = if last { tile::rows_at_once(isa) } else { usize::MAX };
+                split_rows(rows.len(), at_once, |first, count| {
+                    let next = next.part(rows.len(), first, count);
+                    let a = &left[first * ROW_STRIDE..];
+                    let c = &mut c[first * PANEL..][..count * PANEL];
+                    if last {
+                        self.target.fetch(first_row + first, count, panel * PANEL, outputs);
+                    }
+                    tile::multiply(isa, &mut Tile { a, rows: count, b, next, k, outputs, c, resume });
+                    if last {
+                        // SAFETY: the caller's promise.
+                        unsafe { self.target.write(isa, first_row + first, panel * PANEL, outputs, c) };
+                    }
+                });
             }
         }
         SCRATCH.set(scratch);
@@ -172,6 +183,22 @@ impl Product<'_> {
 }
 
 impl Target<'_> {
+    /// Fetches the lines that the outputs from `first` on of `rows` rows are about to be written to.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
+    fn fetch(&self, first_row: usize, rows: usize, first: usize, outputs: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if self.columns.is_none() && self.rows.is_none() {
+            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            for row in first_row..first_row + rows {
+                for output in (first..first + outputs).step_by(16) {
+                    let place = self.out.start().wrapping_add(row * self.stride + output);
+                    // SAFETY: a prefetch may go anywhere.
+                    unsafe { _mm_prefetch::<_MM_HINT_ET0>(place.cast()) };
+                }
+            }
+        }
+    }
+
     /// Writes the finished results `c` (`[rows, 32]`) of the outputs from `first` on.
     ///
     /// # Safety
@@ -184,12 +211,19 @@ impl Target<'_> {
         }
         let columns = self.columns.map(|columns| &columns[first..][..outputs]);
         let (rows, _) = c.as_chunks::<PANEL>();
+        #[cfg(target_arch = "x86_64")]
+        let picks = columns.filter(|_| isa == Isa::Avx512).and_then(Picks::<PANEL>::of);
         for (row, c) in rows.iter().enumerate() {
             let place = self.rows.map_or(first_row + row, |rows| rows[first_row + row] as usize);
             let start = place * self.stride;
             // SAFETY: these places are inside the buffer and belong to this row and these outputs alone, by the caller's
             // promise.
             unsafe {
+                #[cfg(target_arch = "x86_64")]
+                if let Some(picks) = &picks {
+                    picks.scatter(c, self.out.place(start), self.add);
+                    continue;
+                }
                 match (columns, self.add) {
                     (Some(columns), false) => {
                         for (&value, &column) in c.iter().zip(columns) {

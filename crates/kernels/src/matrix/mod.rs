@@ -8,6 +8,8 @@ mod driver;
 pub(crate) mod operand;
 pub(crate) mod packed;
 pub(crate) mod pairs;
+#[cfg(target_arch = "x86_64")]
+mod picks;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use super::bf16::{self, panel_words, widen_gathered, widen_run};
 use super::packed::PANEL;
-use super::tile::ROW_STRIDE;
+#[cfg(target_arch = "x86_64")]
+use super::picks::Picks;
+use super::tile::{self, DEPTH_BLOCK, ROW_STRIDE};
 use super::transpose::{GROUP, transpose_group};
 use crate::cpu::{Isa, kernel};
 
@@ -19,7 +21,7 @@ pub(crate) enum Left<'a> {
 }
 
 impl Left<'_> {
-    /// Copies rows `rows` and depths `depth` to `out`, rows [`ROW_STRIDE`] apart. Beyond the depth up to 7 elements are junk.
+    /// Copies rows `rows` and depths `depth` to `out`, rows [`ROW_STRIDE`] apart. Beyond the depth up to 15 elements are junk.
     pub(crate) fn fill(&self, isa: Isa, rows: Range<usize>, depth: Range<usize>, out: &mut [f32]) {
         let k = depth.len();
         if k == 0 {
@@ -27,6 +29,19 @@ impl Left<'_> {
         }
         match *self {
             Left::Rows { data, stride, columns, scale } => {
+                #[cfg(target_arch = "x86_64")]
+                if let (Isa::Avx512, Some(columns)) = (isa, columns)
+                    && let Some(picks) = Picks::<DEPTH_BLOCK>::of(&columns[depth.clone()])
+                {
+                    for (row, out) in rows.zip(out.chunks_mut(ROW_STRIDE)) {
+                        // SAFETY: `Isa::Avx512` exists only where the CPU has it.
+                        unsafe { picks.gather(&data[row * stride..], out) };
+                        if let Some(scale) = scale {
+                            multiply_by(isa, &mut out[..k], &scale[depth.clone()]);
+                        }
+                    }
+                    return;
+                }
                 for (row, out) in rows.zip(out.chunks_mut(ROW_STRIDE)) {
                     copy_row(isa, &data[row * stride..], columns, scale, depth.clone(), &mut out[..k]);
                 }
@@ -121,61 +136,97 @@ pub(crate) struct Right<'a> {
     pub(crate) index: Option<&'a [u32]>,
 }
 
-/// A block of a panel as the tiles take it: rows of 32, and the row of each depth (`None` = in order).
-pub(crate) type Block<'a> = (&'a [f32], Option<&'a [u32]>);
+/// A block of a panel as the tiles take it, each row of 32.
+#[derive(Clone, Copy)]
+pub(crate) enum Block<'a> {
+    /// A row a depth.
+    Rows(&'a [f32]),
+    /// Rows, and which of them each depth has.
+    Indexed(&'a [f32], &'a [u32]),
+    /// A row of words for every two depths, as in [`bf16`]; only for tiles that take it.
+    Words(&'a [u32]),
+}
 
 impl<'a> Right<'a> {
-    /// The depths `depth` of a panel. `wide` has room for them: bf16 panels are widened, and gathered on the way, so that one
-    /// set of tiles serves both and a bf16 weight gives the bits of its `f32` twin.
-    pub(crate) fn block<'b>(&self, isa: Isa, panel: usize, depth: Range<usize>, wide: &'b mut [f32]) -> Block<'b>
+    /// The depths `depth` of a panel, from a multiple of two on, for so many rows. `wide` has room for them: where tiles do not take
+    /// bf16, or depths are to be gathered, it is widened to `f32` first, and gives the same bits.
+    pub(crate) fn block<'b>(
+        &self,
+        isa: Isa,
+        rows: usize,
+        panel: usize,
+        depth: Range<usize>,
+        wide: &'b mut [f32],
+    ) -> Block<'b>
     where
         'a: 'b,
     {
         let index = self.index.map(|index| &index[depth.clone()]);
         match self.panels {
             Panels::F32(data) => {
-                let depth = if index.is_some() { 0..self.stored_depth } else { depth };
-                (&data[(panel * self.stored_depth + depth.start) * PANEL..][..depth.len() * PANEL], index)
+                let panel = &data[panel * self.stored_depth * PANEL..][..self.stored_depth * PANEL];
+                match index {
+                    Some(index) => Block::Indexed(panel, index),
+                    None => Block::Rows(&panel[depth.start * PANEL..depth.end * PANEL]),
+                }
             }
             Panels::Bf16(words) => {
                 let length = panel_words(self.stored_depth);
                 let words = &words[panel * length..][..length];
                 let wide = &mut wide[..depth.len() * PANEL];
                 match index {
-                    Some(index) => widen_gathered(isa, words, index, wide),
+                    None if tile::takes_words(isa, rows) => {
+                        return Block::Words(&words[depth.start / 2 * PANEL..depth.end.div_ceil(2) * PANEL]);
+                    }
                     None => widen_run(isa, words, depth.start, wide),
+                    Some(index) => widen_gathered(isa, words, index, wide),
                 }
-                (wide, None)
+                Block::Rows(wide)
             }
         }
     }
 
-    /// Where the depths `depth` of a panel begin, for fetching ahead.
+    /// Where the depths `depth` of a panel lie, for fetching ahead.
     pub(crate) fn ahead(&self, panel: usize, depth: Range<usize>) -> Ahead {
         let start = panel * self.panels.panel_length(self.stored_depth);
+        let stored = match self.index.map(|index| &index[depth.clone()]) {
+            Some([]) => 0..0,
+            Some(index) => index[0] as usize..index[index.len() - 1] as usize + 1,
+            None => depth,
+        };
         match self.panels {
-            Panels::F32(data) => {
-                let first = if self.index.is_some() { 0 } else { depth.start };
-                Ahead { start: data.as_ptr().wrapping_add(start + first * PANEL), step: PANEL }
-            }
+            Panels::F32(data) => Ahead {
+                start: data.as_ptr().wrapping_add(start + stored.start * PANEL),
+                elements: stored.len() * PANEL,
+            },
             Panels::Bf16(words) => {
-                let first = self.index.map_or(depth.start, |index| index.get(depth.start).map_or(0, |&k| k as usize));
-                Ahead { start: words.as_ptr().wrapping_add(start + first / 2 * PANEL).cast(), step: PANEL / 2 }
+                let (first, end) = (stored.start / 2, stored.end.div_ceil(2));
+                Ahead {
+                    start: words.as_ptr().wrapping_add(start + first * PANEL).cast(),
+                    elements: end.saturating_sub(first) * PANEL,
+                }
             }
         }
     }
 }
 
-/// What is fetched into the cache while a tile is computed: `step` elements a depth from `start` on. Need not be valid.
+/// What is fetched into the cache while a tile is computed. Need not be valid.
 #[derive(Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(crate) struct Ahead {
     pub(crate) start: *const f32,
-    pub(crate) step: usize,
+    /// Of four bytes.
+    pub(crate) elements: usize,
 }
 
 impl Ahead {
-    pub(crate) const NOTHING: Ahead = Ahead { start: std::ptr::null(), step: 0 };
+    pub(crate) const NOTHING: Ahead = Ahead { start: std::ptr::null(), elements: 0 };
+
+    /// What falls to `count` rows from `first` on, if `rows` rows share it.
+    pub(crate) fn part(self, rows: usize, first: usize, count: usize) -> Ahead {
+        let start = self.elements * first / rows;
+        Ahead { start: self.start.wrapping_add(start), elements: self.elements * (first + count) / rows - start }
+    }
 }
 
 /// `out[k] = row[columns[k]] · scale[k]`.

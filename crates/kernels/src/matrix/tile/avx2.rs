@@ -3,9 +3,9 @@
 use std::arch::x86_64::*;
 use std::ptr;
 
-use super::{Job, PANEL, ROW_STRIDE, Tile, split_rows};
+use super::{AheadOfTiles, Block, INDEXED, Job, PANEL, ROW_STRIDE, ROWS, STEP, Tile, each_depth, split_rows};
 
-const ROWS: usize = 6;
+const MOST_ROWS: usize = 6;
 const HALF: usize = PANEL / 2;
 
 /// # Safety
@@ -13,26 +13,29 @@ const HALF: usize = PANEL / 2;
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn multiply(tile: &mut Tile<'_>) {
     let c = tile.c.as_mut_ptr();
-    let index = tile.index.map_or(ptr::null(), <[u32]>::as_ptr);
+    let (b, index) = match tile.b {
+        Block::Rows(b) => (b.as_ptr(), ptr::null()),
+        Block::Indexed(b, index) => (b.as_ptr(), index.as_ptr()),
+        Block::Words(_) => unreachable!("refused by the caller"),
+    };
+    let halves = tile.outputs.div_ceil(HALF);
+    let mut ahead = AheadOfTiles::new(tile.next, tile.rows.div_ceil(MOST_ROWS) * halves, tile.k);
     for start in (0..tile.outputs).step_by(HALF) {
-        // The first tile fetches this half of what comes next.
-        let mut ahead = (start < tile.next.step).then(|| tile.next.start.wrapping_add(start)).into_iter();
-        split_rows(tile.rows, ROWS, |first, count| {
+        split_rows(tile.rows, MOST_ROWS, |first, count| {
             // SAFETY: rows and half panel are inside the blocks, which the caller checked.
             unsafe {
-                let b = tile.b.as_ptr().wrapping_add(start);
-                let (ahead, ahead_step) = ahead.next().map_or((b, 0), |start| (start, tile.next.step));
+                let b = b.wrapping_add(start);
                 let job = Job {
                     a: tile.a.as_ptr().add(first * ROW_STRIDE),
                     b,
                     index,
-                    ahead,
-                    ahead_step,
+                    ahead: ahead.next(),
+                    ahead_step: ahead.step,
                     k: tile.k,
                     c: c.add(first * PANEL + start),
                     resume: tile.resume,
                 };
-                if tile.index.is_some() { dispatch::<true>(count, job) } else { dispatch::<false>(count, job) }
+                if index.is_null() { dispatch::<ROWS>(count, job) } else { dispatch::<INDEXED>(count, job) }
             }
         });
     }
@@ -41,31 +44,30 @@ pub(super) unsafe fn multiply(tile: &mut Tile<'_>) {
 /// # Safety
 /// As [`half_tile`].
 #[target_feature(enable = "avx2,fma")]
-unsafe fn dispatch<const INDEXED: bool>(rows: usize, job: Job) {
+unsafe fn dispatch<const KIND: u8>(rows: usize, job: Job) {
     // SAFETY: the caller's promise.
     unsafe {
         match rows {
-            1 => half_tile::<1, INDEXED>(job),
-            2 => half_tile::<2, INDEXED>(job),
-            3 => half_tile::<3, INDEXED>(job),
-            4 => half_tile::<4, INDEXED>(job),
-            5 => half_tile::<5, INDEXED>(job),
-            _ => half_tile::<6, INDEXED>(job),
+            1 => half_tile::<1, KIND>(job),
+            2 => half_tile::<2, KIND>(job),
+            3 => half_tile::<3, KIND>(job),
+            4 => half_tile::<4, KIND>(job),
+            5 => half_tile::<5, KIND>(job),
+            _ => half_tile::<6, KIND>(job),
         }
     }
 }
 
 /// # Safety
-/// `job` holds `M` rows, and an index if `INDEXED`; only the first 16 elements of the rows of `b` and `c` are used.
+/// `job` holds `M` rows, and an index if `KIND` is [`INDEXED`]; only the first 16 elements of the rows of `b` and `c` are used.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn half_tile<const M: usize, const INDEXED: bool>(job: Job) {
+unsafe fn half_tile<const M: usize, const KIND: u8>(job: Job) {
     let Job { a, b, c, .. } = job;
     let mut sums = [[_mm256_setzero_ps(); 2]; M];
     // SAFETY: all offsets stay inside the blocks by the caller's promise.
     unsafe {
-        for k in 0..job.k {
-            let offset = job.offset::<INDEXED>(k);
-            job.fetch::<INDEXED>(k, offset);
+        each_depth!(job, |k, _odd| {
+            let offset = job.offset::<KIND>(k);
             let lanes = [_mm256_loadu_ps(b.add(offset)), _mm256_loadu_ps(b.add(offset + 8))];
             for (i, sums) in sums.iter_mut().enumerate() {
                 let factor = _mm256_set1_ps(*a.add(i * ROW_STRIDE + k));
@@ -73,7 +75,7 @@ unsafe fn half_tile<const M: usize, const INDEXED: bool>(job: Job) {
                     *sum = _mm256_fmadd_ps(factor, lanes, *sum);
                 }
             }
-        }
+        });
         for (i, sums) in sums.iter().enumerate() {
             for (v, &sum) in sums.iter().enumerate() {
                 let place = c.add(i * PANEL + 8 * v);

@@ -11,7 +11,7 @@ mod avx2;
 mod avx512;
 mod portable;
 
-use super::operand::Ahead;
+use super::operand::{Ahead, Block};
 use super::packed::PANEL;
 use crate::cpu::Isa;
 
@@ -26,10 +26,8 @@ pub(crate) struct Tile<'a> {
     /// Left block, rows [`ROW_STRIDE`] apart.
     pub(crate) a: &'a [f32],
     pub(crate) rows: usize,
-    /// Rows of 32 outputs, the block of a panel.
-    pub(crate) b: &'a [f32],
-    /// Row of `b` for each depth; `None` = depth `k` is row `k`.
-    pub(crate) index: Option<&'a [u32]>,
+    /// The block of a panel.
+    pub(crate) b: Block<'a>,
     /// What the next call's `b` will be, or be made of: it is fetched into the cache on the way.
     pub(crate) next: Ahead,
     pub(crate) k: usize,
@@ -41,6 +39,22 @@ pub(crate) struct Tile<'a> {
     pub(crate) resume: bool,
 }
 
+/// Rows after which results are best finished, while they are in the first-level cache.
+pub(crate) fn rows_at_once(isa: Isa) -> usize {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => avx512::MOST_ROWS,
+        // Half a panel is used again and again before the other half.
+        _ => usize::MAX,
+    }
+}
+
+/// Whether a block of bf16 is best taken as it is for so many rows. It costs a few operations in every tile; to widen it costs more,
+/// but once (`matrix_speed products`: even at 64 rows).
+pub(crate) fn takes_words(isa: Isa, rows: usize) -> bool {
+    isa == Isa::Avx512 && rows <= 64
+}
+
 /// `c = a b` or `c += a b`.
 ///
 /// # Panics
@@ -49,14 +63,18 @@ pub(crate) fn multiply(isa: Isa, tile: &mut Tile<'_>) {
     let Tile { rows, k, .. } = *tile;
     assert!(k <= DEPTH_BLOCK, "a block of the depth");
     assert!(rows == 0 || (rows - 1) * ROW_STRIDE + k <= tile.a.len(), "rows of the left block");
-    let depth_rows = match tile.index {
-        Some(index) => {
+    let (depth_rows, rows_of_b) = match tile.b {
+        Block::Rows(b) => (k, b.len() / PANEL),
+        Block::Indexed(b, index) => {
             assert_eq!(index.len(), k, "one row of the panel a depth");
-            index.iter().max().map_or(0, |&row| row as usize + 1)
+            (index.iter().max().map_or(0, |&row| row as usize + 1), b.len() / PANEL)
         }
-        None => k,
+        Block::Words(words) => {
+            assert!(takes_words(isa, rows), "{isa} takes no words");
+            (k.div_ceil(2), words.len() / PANEL)
+        }
     };
-    assert!(depth_rows <= tile.b.len() / PANEL, "depth rows of the panel");
+    assert!(depth_rows <= rows_of_b, "depth rows of the panel");
     assert!(rows * PANEL <= tile.c.len(), "rows of the result");
     assert!(tile.outputs <= PANEL, "outputs of a panel");
     match isa {
@@ -70,15 +88,27 @@ pub(crate) fn multiply(isa: Isa, tile: &mut Tile<'_>) {
     }
 }
 
-/// One tile for the vector versions, as pointers: `M` rows of `k` elements at `a` (`ROW_STRIDE` apart), `k` rows at `b`
-/// (`PANEL` apart, or as `index` says), `M` rows at `c` (`PANEL` apart).
+/// Depths in a turn of the innermost loop.
+#[cfg(target_arch = "x86_64")]
+const STEP: usize = 4;
+
+/// How the rows of `b` lie.
+#[cfg(target_arch = "x86_64")]
+const ROWS: u8 = 0;
+#[cfg(target_arch = "x86_64")]
+const INDEXED: u8 = 1;
+#[cfg(target_arch = "x86_64")]
+const WORDS: u8 = 2;
+
+/// One tile for the vector versions, as pointers: `M` rows of `k` elements at `a` (`ROW_STRIDE` apart), the block of the panel at `b`,
+/// `M` rows at `c` (`PANEL` apart).
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 struct Job {
     a: *const f32,
     b: *const f32,
     index: *const u32,
-    /// One line a depth is fetched from here, `ahead_step` apart, with an index `PANEL` apart as `b`; may be invalid.
+    /// Fetched on the way, from here on, so many elements further at each depth; may be invalid.
     ahead: *const f32,
     ahead_step: usize,
     k: usize,
@@ -91,20 +121,64 @@ impl Job {
     /// Offset of the row of `b` for depth `k`.
     ///
     /// # Safety
-    /// If `INDEXED`, `index` holds more than `k` elements.
+    /// If `KIND` is [`INDEXED`], `index` holds more than `k` elements.
     #[inline(always)]
-    unsafe fn offset<const INDEXED: bool>(&self, k: usize) -> usize {
-        // SAFETY: the caller's promise.
-        if INDEXED { unsafe { *self.index.add(k) as usize * PANEL } } else { k * PANEL }
+    unsafe fn offset<const KIND: u8>(&self, k: usize) -> usize {
+        match KIND {
+            // SAFETY: the caller's promise.
+            INDEXED => unsafe { *self.index.add(k) as usize * PANEL },
+            WORDS => k / 2 * PANEL,
+            _ => k * PANEL,
+        }
+    }
+}
+
+/// Does `$work` for every depth `$k` of a job in order and fetches on the way. A closure would keep the sums out of the registers.
+#[cfg(target_arch = "x86_64")]
+macro_rules! each_depth {
+    ($job:expr, |$k:ident, $odd:ident| $work:block) => {
+        let whole = $job.k / STEP * STEP;
+        let mut ahead = $job.ahead;
+        let mut first = 0;
+        while first < whole {
+            for step in 0..STEP {
+                let ($k, $odd) = (first + step, step % 2 == 1);
+                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                ahead = ahead.wrapping_add($job.ahead_step);
+                $work
+            }
+            first += STEP;
+        }
+        while first < $job.k {
+            let ($k, $odd) = (first, first % 2 == 1);
+            $work
+            first += 1;
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+use each_depth;
+
+/// Deals what is fetched ahead to the tiles of a call.
+#[cfg(target_arch = "x86_64")]
+struct AheadOfTiles {
+    start: *const f32,
+    /// Elements between the fetches of two depths.
+    step: usize,
+    k: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl AheadOfTiles {
+    fn new(next: Ahead, tiles: usize, k: usize) -> Self {
+        Self { start: next.start, step: next.elements.div_ceil((tiles * k).max(1)), k }
     }
 
-    /// Fetches the line for depth `k`, whose row of `b` is at `offset`.
-    #[inline(always)]
-    fn fetch<const INDEXED: bool>(&self, k: usize, offset: usize) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let offset = if INDEXED { offset } else { k * self.ahead_step };
-        // SAFETY: a prefetch may go anywhere.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(self.ahead.wrapping_add(offset).cast()) };
+    /// Where the next tile begins to fetch.
+    fn next(&mut self) -> *const f32 {
+        let start = self.start;
+        self.start = start.wrapping_add(self.step * self.k);
+        start
     }
 }
 

@@ -1,6 +1,6 @@
 //! Any CPU: tiles of a few rows by 8 outputs in plain arrays, which compilers turn into vectors.
 
-use super::{PANEL, ROW_STRIDE, Tile, split_rows};
+use super::{Block, PANEL, ROW_STRIDE, Tile, split_rows};
 use crate::cpu::NATIVE_FMA;
 use crate::math::mul_add;
 
@@ -9,7 +9,12 @@ const ROWS: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
 const LANES: usize = 8;
 
 pub(super) fn multiply(tile: &mut Tile<'_>) {
-    let Tile { a, b, index, k, resume, .. } = *tile;
+    let Tile { a, k, resume, .. } = *tile;
+    let (b, index) = match tile.b {
+        Block::Rows(b) => (b, None),
+        Block::Indexed(b, index) => (b, Some(index)),
+        Block::Words(_) => unreachable!("refused by the caller"),
+    };
     for start in (0..tile.outputs).step_by(LANES) {
         let c = &mut *tile.c;
         split_rows(tile.rows, ROWS, |first, count| {

@@ -1,0 +1,93 @@
+//! Ascending columns as masks over 16 neighbours each, for AVX-512: to gather them is to compress what was loaded, to scatter to
+//! them is to expand what is stored. Sparser columns are better taken one by one.
+
+use std::arch::x86_64::*;
+
+/// Columns `start .. start + 16` that `mask` has bits for.
+#[derive(Clone, Copy, Default)]
+struct Pick {
+    start: u32,
+    mask: u16,
+}
+
+/// At most `N` ascending columns.
+pub(crate) struct Picks<const N: usize> {
+    picks: [Pick; N],
+    count: usize,
+    columns: usize,
+    /// One more than the last column.
+    end: usize,
+}
+
+/// Columns that a pick should hold on average.
+const DENSE: usize = 3;
+
+impl<const N: usize> Picks<N> {
+    /// None where columns are more than `N`, not ascending or too far apart to gain.
+    pub(crate) fn of(columns: &[u32]) -> Option<Self> {
+        if columns.len() > N || !columns.is_sorted_by(|a, b| a < b) {
+            return None;
+        }
+        let mut picks = [Pick::default(); N];
+        let mut count = 0;
+        for &column in columns {
+            match picks[..count].last_mut() {
+                Some(pick) if column - pick.start < 16 => pick.mask |= 1 << (column - pick.start),
+                _ => {
+                    picks[count] = Pick { start: column, mask: 1 };
+                    count += 1;
+                }
+            }
+        }
+        let end = columns.last().map_or(0, |&column| column as usize + 1);
+        (count * DENSE <= columns.len()).then_some(Self { picks, count, columns: columns.len(), end })
+    }
+
+    /// `out[i]` = the `i`-th of the columns of `row`; up to 15 elements after them are overwritten.
+    ///
+    /// # Panics
+    /// If a column is beyond the row or `out` has no room for 15 elements more.
+    ///
+    /// # Safety
+    /// AVX-512 F is available.
+    #[target_feature(enable = "avx512f")]
+    pub(crate) unsafe fn gather(&self, row: &[f32], out: &mut [f32]) {
+        assert!(self.end <= row.len(), "a gathered column beyond the row");
+        assert!(self.columns + 15 <= out.len(), "room for the gathered columns");
+        let mut place = out.as_mut_ptr();
+        for pick in &self.picks[..self.count] {
+            // SAFETY: the mask lets only columns through that lie in the row; a pick stores 16 elements from the number of columns
+            // before it on, which is below that of all.
+            unsafe {
+                let values = _mm512_maskz_loadu_ps(pick.mask, row.as_ptr().add(pick.start as usize));
+                _mm512_storeu_ps(place, _mm512_maskz_compress_ps(pick.mask, values));
+                place = place.add(pick.mask.count_ones() as usize);
+            }
+        }
+    }
+
+    /// The `i`-th of the columns of a row at `place` becomes `values[i]`, or is added to; others stay.
+    ///
+    /// # Panics
+    /// If there are fewer values than columns.
+    ///
+    /// # Safety
+    /// AVX-512 F is available; the columns of the row at `place` are inside a buffer, and nobody else uses them.
+    #[target_feature(enable = "avx512f")]
+    pub(crate) unsafe fn scatter(&self, values: &[f32], place: *mut f32, add: bool) {
+        assert!(self.columns <= values.len(), "a value for every column");
+        let mut from = values.as_ptr();
+        for pick in &self.picks[..self.count] {
+            // SAFETY: as many values are read as the mask has bits, and only columns are touched that it has bits for.
+            unsafe {
+                let place = place.add(pick.start as usize);
+                let mut values = _mm512_maskz_expandloadu_ps(pick.mask, from);
+                if add {
+                    values = _mm512_add_ps(values, _mm512_maskz_loadu_ps(pick.mask, place));
+                }
+                _mm512_mask_storeu_ps(place, pick.mask, values);
+                from = from.add(pick.mask.count_ones() as usize);
+            }
+        }
+    }
+}
