@@ -13,6 +13,7 @@
 pub mod cpu;
 pub(crate) mod math;
 pub mod parallel;
+pub mod pool;
 
 pub mod activation;
 pub mod attention;

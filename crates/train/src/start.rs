@@ -50,8 +50,7 @@ pub fn run(
     match recipe.threads {
         None => train(recipe, &checkpoint, &place, observer, stop),
         Some(threads) => {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-            let pool = pool.map_err(|error| Error::Threads(error.to_string()))?;
+            let pool = finegates_kernels::pool::pool(threads).map_err(|error| Error::Threads(error.to_string()))?;
             pool.install(|| train(recipe, &checkpoint, &place, observer, stop))
         }
     }

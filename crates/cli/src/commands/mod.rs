@@ -24,8 +24,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // The whole command runs on a thread of the pool: from outside, each of the thousands of small parallel jobs of a
     // step would cost a hand-over to the pool and back.
     let threads = arguments.common.threads.map_or(0, usize::from);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    pool.context("the threads to compute with cannot be started; fewer may do with --threads")?
+    finegates_kernels::pool::pool(threads)
+        .context("the threads to compute with cannot be started; fewer may do with --threads")?
         .install(|| dispatch(arguments))
 }
 

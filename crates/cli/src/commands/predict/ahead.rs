@@ -46,6 +46,7 @@ impl Ahead {
         let queue = Arc::new(Queue::default());
         let ending = Ending(Arc::clone(&queue));
         let reader = std::thread::spawn(move || {
+            finegates_kernels::pool::leave_cpu();
             while let Some(row) = next() {
                 let last = row.is_err();
                 if !ending.0.put(row) || last {
