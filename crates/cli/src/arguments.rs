@@ -89,7 +89,7 @@ pub struct Common {
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
     pub json: bool,
-    /// Threads to compute with [default: one a core]
+    /// Threads to compute with; as many as cores stay on one each [default: one a core]
     #[arg(long, global = true, value_name = "N", env = "FINEGATES_THREADS", hide_env = true,
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,

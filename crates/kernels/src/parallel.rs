@@ -111,11 +111,6 @@ impl<'a> Shared<'a> {
         Self { data: data.as_mut_ptr(), length: data.len(), lifetime: std::marker::PhantomData }
     }
 
-    /// The first element's place, to compute with.
-    pub(crate) fn start(&self) -> *const f32 {
-        self.data
-    }
-
     /// The place of element `index`.
     ///
     /// # Safety

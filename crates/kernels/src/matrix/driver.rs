@@ -128,7 +128,7 @@ impl Product<'_> {
                 for (panel, c) in (first..).zip(c.chunks_exact_mut(rows * PANEL)) {
                     let outputs = PANEL.min(self.outputs - panel * PANEL);
                     // SAFETY: tasks write different panels; the rest is the caller's promise.
-                    unsafe { self.target.write(isa, 0, panel * PANEL, outputs, c) };
+                    unsafe { self.target.panel(isa, panel, outputs).write(0, c) };
                 }
             }
         });
@@ -161,19 +161,21 @@ impl Product<'_> {
                 let b = self.right.block(isa, rows.len(), panel, depth.clone(), wide);
                 let more = panel + 1 < panels.end;
                 let next = if more { self.right.ahead(panel + 1, depth.clone()) } else { Ahead::NOTHING };
-                let (k, resume, last) = (depth.len(), depth_block > 0, depth_block + 1 == depth_blocks);
-                let at_once = if last { tile::rows_at_once(isa) } else { usize::MAX };
+                let (k, resume) = (depth.len(), depth_block > 0);
+                let finished = (depth_block + 1 == depth_blocks).then(|| self.target.panel(isa, panel, outputs));
+                let at_once = if finished.is_some() { tile::rows_at_once(isa) } else { usize::MAX };
                 split_rows(rows.len(), at_once, |first, count| {
                     let next = next.part(rows.len(), first, count);
                     let a = &left[first * ROW_STRIDE..];
                     let c = &mut c[first * PANEL..][..count * PANEL];
-                    if last {
-                        self.target.fetch(first_row + first, count, panel * PANEL, outputs);
+                    if let Some(finished) = finished.as_ref().filter(|_| at_once < usize::MAX) {
+                        // SAFETY: the caller's promise.
+                        unsafe { finished.fetch(first_row + first..first_row + first + count) };
                     }
                     tile::multiply(isa, &mut Tile { a, rows: count, b, next, k, outputs, c, resume });
-                    if last {
+                    if let Some(finished) = &finished {
                         // SAFETY: the caller's promise.
-                        unsafe { self.target.write(isa, first_row + first, panel * PANEL, outputs, c) };
+                        unsafe { finished.write(first_row + first, c) };
                     }
                 });
             }
@@ -182,60 +184,92 @@ impl Product<'_> {
     }
 }
 
-impl Target<'_> {
-    /// Fetches the lines that the outputs from `first` on of `rows` rows are about to be written to.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-    fn fetch(&self, first_row: usize, rows: usize, first: usize, outputs: usize) {
+impl<'a> Target<'a> {
+    /// What falls to the first `outputs` of a panel.
+    pub(super) fn panel(&self, isa: Isa, panel: usize, outputs: usize) -> PanelTarget<'a> {
+        let first = panel * PANEL;
+        let part = |values: &'a [f32]| &values[first..][..outputs];
+        let columns = self.columns.map(|columns| &columns[first..][..outputs]);
+        PanelTarget {
+            target: Target { bias: self.bias.map(part), scale: self.scale.map(part), columns, ..*self },
+            isa,
+            first,
+            outputs,
+            #[cfg(target_arch = "x86_64")]
+            picks: columns.filter(|_| isa == Isa::Avx512).and_then(Picks::of),
+        }
+    }
+}
+
+/// The part of a target that the outputs of a panel go to.
+pub(super) struct PanelTarget<'a> {
+    /// Bias, scale and columns of these outputs alone.
+    target: Target<'a>,
+    isa: Isa,
+    first: usize,
+    outputs: usize,
+    /// The columns as masks.
+    #[cfg(target_arch = "x86_64")]
+    picks: Option<Picks<PANEL>>,
+}
+
+impl PanelTarget<'_> {
+    /// Fetches the places that [`PanelTarget::write`] will write, to be written: rows lie far apart, where nothing else would fetch
+    /// them ahead.
+    ///
+    /// # Safety
+    /// As [`Product::run`], for these rows.
+    pub(super) unsafe fn fetch(&self, rows: Range<usize>) {
         #[cfg(target_arch = "x86_64")]
-        if self.columns.is_none() && self.rows.is_none() {
-            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-            for row in first_row..first_row + rows {
-                for output in (first..first + outputs).step_by(16) {
-                    let place = self.out.start().wrapping_add(row * self.stride + output);
-                    // SAFETY: a prefetch may go anywhere.
-                    unsafe { _mm_prefetch::<_MM_HINT_ET0>(place.cast()) };
+        if self.target.rows.is_none() && self.target.columns.is_none() && self.outputs > 0 {
+            for row in rows.clone() {
+                let start = row * self.target.stride + self.first;
+                for place in (0..self.outputs).step_by(16).chain([self.outputs - 1]) {
+                    // SAFETY: the place is inside the buffer by the caller's promise, and nothing is read or written; every CPU
+                    // with AVX-512 has the instruction, and elsewhere it does nothing.
+                    unsafe {
+                        let place = self.target.out.place(start + place);
+                        std::arch::asm!("prefetchw [{}]", in(reg) place, options(nostack, preserves_flags, readonly));
+                    }
                 }
             }
         }
+        let _ = rows;
     }
 
-    /// Writes the finished results `c` (`[rows, 32]`) of the outputs from `first` on.
+    /// Writes the finished results `c` (`[rows, 32]`).
     ///
     /// # Safety
-    /// As [`Product::run`], for these rows and outputs.
-    pub(super) unsafe fn write(&self, isa: Isa, first_row: usize, first: usize, outputs: usize, c: &mut [f32]) {
-        let bias = self.bias.map(|bias| &bias[first..][..outputs]);
-        let scale = self.scale.map(|scale| &scale[first..][..outputs]);
-        if bias.is_some() || scale.is_some() || self.activation != Activation::None {
-            finish(isa, c, bias, scale, self.activation);
+    /// As [`Product::run`], for these rows.
+    pub(super) unsafe fn write(&self, first_row: usize, c: &mut [f32]) {
+        let &PanelTarget { target: Target { out, stride, rows, columns, bias, scale, activation, add }, isa, .. } =
+            self;
+        if bias.is_some() || scale.is_some() || activation != Activation::None {
+            finish(isa, c, bias, scale, activation);
         }
-        let columns = self.columns.map(|columns| &columns[first..][..outputs]);
-        let (rows, _) = c.as_chunks::<PANEL>();
-        #[cfg(target_arch = "x86_64")]
-        let picks = columns.filter(|_| isa == Isa::Avx512).and_then(Picks::<PANEL>::of);
-        for (row, c) in rows.iter().enumerate() {
-            let place = self.rows.map_or(first_row + row, |rows| rows[first_row + row] as usize);
-            let start = place * self.stride;
+        for (row, c) in c.as_chunks::<PANEL>().0.iter().enumerate() {
+            let place = rows.map_or(first_row + row, |rows| rows[first_row + row] as usize);
+            let start = place * stride;
             // SAFETY: these places are inside the buffer and belong to this row and these outputs alone, by the caller's
-            // promise.
+            // promise; picks are made for `Isa::Avx512` only.
             unsafe {
                 #[cfg(target_arch = "x86_64")]
-                if let Some(picks) = &picks {
-                    picks.scatter(c, self.out.place(start), self.add);
+                if let Some(picks) = &self.picks {
+                    picks.scatter(c, out.place(start), add);
                     continue;
                 }
-                match (columns, self.add) {
+                match (columns, add) {
                     (Some(columns), false) => {
                         for (&value, &column) in c.iter().zip(columns) {
-                            *self.out.place(start + column as usize) = value;
+                            *out.place(start + column as usize) = value;
                         }
                     }
                     (Some(columns), true) => {
                         for (&value, &column) in c.iter().zip(columns) {
-                            *self.out.place(start + column as usize) += value;
+                            *out.place(start + column as usize) += value;
                         }
                     }
-                    (None, add) => write_run(self.out.slice(start + first, outputs), c, add),
+                    (None, add) => write_run(out.slice(start + self.first, self.outputs), c, add),
                 }
             }
         }

@@ -1,5 +1,5 @@
 //! Where the driver's blocks come from: left operands are copied into row-major blocks, gathered, scaled or transposed on
-//! the way; right operands lie ready in panels, or are widened from bf16 panels a block at a time.
+//! the way; right operands lie ready in panels; bf16 panels are widened a block at a time, or by the tiles.
 
 use std::ops::Range;
 
@@ -7,9 +7,14 @@ use super::bf16::{self, panel_words, widen_gathered, widen_run};
 use super::packed::PANEL;
 #[cfg(target_arch = "x86_64")]
 use super::picks::Picks;
-use super::tile::{self, DEPTH_BLOCK, ROW_STRIDE};
+#[cfg(target_arch = "x86_64")]
+use super::tile::DEPTH_BLOCK;
+use super::tile::{self, ROW_STRIDE};
 use super::transpose::{GROUP, transpose_group};
 use crate::cpu::{Isa, kernel};
+
+// A gather writes up to 15 elements too many.
+const _: () = assert!(ROW_STRIDE >= tile::DEPTH_BLOCK + 15);
 
 /// The left operand, `[rows, depth]`.
 #[derive(Clone, Copy)]

@@ -91,3 +91,62 @@ impl<const N: usize> Picks<N> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::Isa;
+
+    #[test]
+    fn only_ascending_columns_that_are_close_become_picks() {
+        let all: Vec<u32> = (0..33).collect();
+        assert!(Picks::<32>::of(&all[..32]).is_some());
+        assert!(Picks::<32>::of(&all).is_none(), "more than there is room for");
+        assert!(Picks::<32>::of(&[1, 0, 2]).is_none(), "not ascending");
+        assert!(Picks::<32>::of(&[1, 1, 2]).is_none(), "twice");
+        assert!(Picks::<32>::of(&[0, 20, 40, 60]).is_none(), "far apart");
+        assert!(Picks::<32>::of(&[]).is_some());
+    }
+
+    #[test]
+    fn picks_touch_only_their_columns() {
+        if !Isa::available().contains(&Isa::Avx512) {
+            return;
+        }
+        let row: Vec<f32> = (0..53).map(|value| value as f32).collect();
+        let kept = |skip: u32| (0..53).filter(move |column| column % skip != 1);
+        for columns in [kept(2).collect::<Vec<u32>>(), kept(5).collect(), vec![50, 51, 52], kept(60).take(16).collect()]
+        {
+            let picks = Picks::<64>::of(&columns).expect("close columns");
+            let expected: Vec<f32> = columns.iter().map(|&column| row[column as usize]).collect();
+            let mut gathered = vec![f32::NAN; columns.len() + 16];
+            // SAFETY: the CPU has AVX-512.
+            unsafe { picks.gather(&row, &mut gathered[..columns.len() + 15]) };
+            assert_eq!(gathered[..columns.len()], expected);
+            assert!(gathered[columns.len() + 15].is_nan(), "beyond the room");
+            for add in [false, true] {
+                let mut out = vec![0.5; 53];
+                // SAFETY: the CPU has AVX-512, and the columns are inside `out`.
+                unsafe { picks.scatter(&expected, out.as_mut_ptr(), add) };
+                for (column, &found) in out.iter().enumerate() {
+                    let wanted = match (columns.contains(&(column as u32)), add) {
+                        (false, _) => 0.5,
+                        (true, false) => row[column],
+                        (true, true) => row[column] + 0.5,
+                    };
+                    assert_eq!(found, wanted, "{column}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond the row")]
+    fn a_column_beyond_the_row_is_refused() {
+        if !Isa::available().contains(&Isa::Avx512) {
+            panic!("beyond the row: not to be tried here");
+        }
+        // SAFETY: the CPU has AVX-512.
+        unsafe { Picks::<4>::of(&[6, 7, 8]).expect("close columns").gather(&[0.0; 8], &mut [0.0; 32]) };
+    }
+}

@@ -297,16 +297,49 @@ fn a_row_has_the_same_bits_alone_as_among_others() {
     for (precision, depth) in BOTH.into_iter().flat_map(|precision| DEPTHS.map(|depth| (precision, depth))) {
         let outputs = 100;
         let packed = PackedMatrix::rows_in(precision, &numbers(1, outputs * depth), outputs, depth, None);
-        let x = numbers(2, 40 * depth);
+        // So many that a weight of bf16 is widened before the tiles.
+        let x = numbers(2, 80 * depth);
         for isa in Isa::available() {
             with_isa(isa, || {
-                let all = plain(&x, 40, &packed);
-                for rows in 1..=16 {
+                let all = plain(&x, 80, &packed);
+                for rows in (1..=16).chain([40]) {
                     let few = plain(&x[..rows * depth], rows, &packed);
                     assert_eq!(bits(&few), bits(&all[..rows * outputs]), "{isa} {precision} {depth}: {rows} rows");
                 }
             });
         }
+    }
+}
+
+#[test]
+fn columns_in_any_order_are_taken_as_given() {
+    let (rows, width, depth, outputs) = (33, 90, 70, 40);
+    let (x, weight) = (numbers(1, rows * width), numbers(2, outputs * depth));
+    let packed = PackedMatrix::rows(&weight, outputs, depth, None);
+    let reversed = |count: usize| (0..count as u32).rev().collect::<Vec<_>>();
+    let (columns, depths, places) = (reversed(depth), reversed(depth), reversed(outputs));
+    for isa in Isa::available() {
+        with_isa(isa, || {
+            let mut out = vec![f32::NAN; rows * width];
+            let input = Input { data: &x, rows, stride: width, columns: Some(&columns), scale: None };
+            let mut output = Output {
+                data: &mut out,
+                stride: width,
+                columns: Some(&places),
+                bias: None,
+                scale: None,
+                activation: Activation::None,
+                add: false,
+            };
+            multiply(&input, &packed, Some(&depths), &mut output);
+            for (row, output) in (0..rows).flat_map(|row| (0..outputs).map(move |output| (row, output))) {
+                let product = |k: usize| f64::from(x[row * width + k]) * f64::from(weight[output * depth + k]);
+                let expected: f64 = (0..depth).map(product).sum();
+                let found = out[row * width + outputs - 1 - output];
+                assert!((f64::from(found) - expected).abs() < 1e-4, "{isa} {row} {output}: {found} {expected}");
+            }
+            assert!(out.chunks(width).all(|row| row[outputs..].iter().all(|value| value.is_nan())), "{isa}");
+        });
     }
 }
 

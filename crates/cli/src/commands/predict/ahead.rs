@@ -45,15 +45,14 @@ impl Ahead {
     pub fn new(mut next: impl FnMut() -> Option<Row> + Send + 'static) -> Ahead {
         let queue = Arc::new(Queue::default());
         let ending = Ending(Arc::clone(&queue));
-        let reader = std::thread::spawn(move || {
-            finegates_kernels::pool::leave_cpu();
+        let reader = std::thread::spawn(finegates_kernels::pool::on_any_cpu(move || {
             while let Some(row) = next() {
                 let last = row.is_err();
                 if !ending.0.put(row) || last {
                     return;
                 }
             }
-        });
+        }));
         Ahead { queue, reader: Some(reader) }
     }
 

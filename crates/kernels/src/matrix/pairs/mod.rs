@@ -208,6 +208,7 @@ unsafe fn block(
             let place = if fills == 1 { 0 } else { panel - panels.start };
             let c = &mut results[place * room * PANEL..][..room * PANEL];
             let outputs = PANEL.min(product.outputs - panel * PANEL);
+            let finished = product.target.panel(isa, panel, outputs);
             let blocks = filled.len().div_ceil(BLOCK_STEPS);
             for block in 0..blocks {
                 let own = part(filled.len(), blocks, block);
@@ -223,7 +224,7 @@ unsafe fn block(
                     if last {
                         let rows = rows.start + own.start..rows.start + own.end;
                         // SAFETY: the caller's promise.
-                        unsafe { fetch(&product.target, rows, panel * PANEL, outputs) };
+                        unsafe { finished.fetch(rows) };
                     }
                 };
                 let (a, resume, before) = (&left[own.start * STEP_WORDS..], first > 0, &before);
@@ -236,31 +237,10 @@ unsafe fn block(
                 }
                 let c = &mut c[..rows.len() * PANEL];
                 // SAFETY: the caller's promise.
-                unsafe { product.target.write(isa, rows.start, panel * PANEL, outputs, c) };
+                unsafe { finished.write(rows.start, c) };
             }
         }
     }
     drop(ready);
     SCRATCH.set(scratch);
-}
-
-/// Fetches the places that [`Target::write`] will write, to be written: rows lie far apart, where nothing else would fetch
-/// them ahead.
-///
-/// # Safety
-/// As [`Product::run`], for these rows and outputs.
-unsafe fn fetch(target: &Target<'_>, rows: Range<usize>, first: usize, outputs: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for row in rows.clone() {
-        let start = row * target.stride + first;
-        for place in (0..outputs).step_by(16).chain([outputs - 1]) {
-            // SAFETY: the place is inside the buffer by the caller's promise, and nothing is read or written; every CPU with
-            // AVX-512 has the instruction, and elsewhere it does nothing.
-            unsafe {
-                let place = target.out.place(start + place);
-                std::arch::asm!("prefetchw [{}]", in(reg) place, options(nostack, preserves_flags, readonly));
-            }
-        }
-    }
-    let _ = (target, rows, first, outputs);
 }

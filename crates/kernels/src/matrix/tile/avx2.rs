@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ptr;
 
-use super::{AheadOfTiles, Block, INDEXED, Job, PANEL, ROW_STRIDE, ROWS, STEP, Tile, each_depth, split_rows};
+use super::{AheadOfTiles, Block, INDEXED, Job, PANEL, PLAIN, ROW_STRIDE, STEP, Tile, each_depth, split_rows};
 
 const MOST_ROWS: usize = 6;
 const HALF: usize = PANEL / 2;
@@ -19,7 +19,7 @@ pub(super) unsafe fn multiply(tile: &mut Tile<'_>) {
         Block::Words(_) => unreachable!("refused by the caller"),
     };
     let halves = tile.outputs.div_ceil(HALF);
-    let mut ahead = AheadOfTiles::new(tile.next, tile.rows.div_ceil(MOST_ROWS) * halves, tile.k);
+    let mut ahead = AheadOfTiles::new(tile.next, b, tile.rows.div_ceil(MOST_ROWS) * halves, tile.k);
     for start in (0..tile.outputs).step_by(HALF) {
         split_rows(tile.rows, MOST_ROWS, |first, count| {
             // SAFETY: rows and half panel are inside the blocks, which the caller checked.
@@ -35,7 +35,7 @@ pub(super) unsafe fn multiply(tile: &mut Tile<'_>) {
                     c: c.add(first * PANEL + start),
                     resume: tile.resume,
                 };
-                if index.is_null() { dispatch::<ROWS>(count, job) } else { dispatch::<INDEXED>(count, job) }
+                if index.is_null() { dispatch::<PLAIN>(count, job) } else { dispatch::<INDEXED>(count, job) }
             }
         });
     }

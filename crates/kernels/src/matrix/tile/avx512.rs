@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::ptr;
 
-use super::{AheadOfTiles, Block, INDEXED, Job, PANEL, ROW_STRIDE, ROWS, STEP, Tile, WORDS, each_depth, split_rows};
+use super::{AheadOfTiles, Block, INDEXED, Job, PANEL, PLAIN, ROW_STRIDE, STEP, Tile, WORDS, each_depth, split_rows};
 
 pub(super) const MOST_ROWS: usize = 14;
 
@@ -17,7 +17,7 @@ pub(super) unsafe fn multiply(tile: &mut Tile<'_>) {
         Block::Indexed(b, index) => (b.as_ptr(), index.as_ptr()),
         Block::Words(words) => (words.as_ptr().cast(), ptr::null()),
     };
-    let mut ahead = AheadOfTiles::new(tile.next, tile.rows.div_ceil(MOST_ROWS), tile.k);
+    let mut ahead = AheadOfTiles::new(tile.next, b, tile.rows.div_ceil(MOST_ROWS), tile.k);
     split_rows(tile.rows, MOST_ROWS, |first, count| {
         // SAFETY: the rows are inside the blocks, which the caller checked.
         unsafe {
@@ -32,10 +32,10 @@ pub(super) unsafe fn multiply(tile: &mut Tile<'_>) {
                 resume: tile.resume,
             };
             match (tile.outputs > 16, tile.b) {
-                (true, Block::Rows(_)) => dispatch::<2, ROWS>(count, job),
+                (true, Block::Rows(_)) => dispatch::<2, PLAIN>(count, job),
                 (true, Block::Indexed(..)) => dispatch::<2, INDEXED>(count, job),
                 (true, Block::Words(_)) => dispatch::<2, WORDS>(count, job),
-                (false, Block::Rows(_)) => dispatch::<1, ROWS>(count, job),
+                (false, Block::Rows(_)) => dispatch::<1, PLAIN>(count, job),
                 (false, Block::Indexed(..)) => dispatch::<1, INDEXED>(count, job),
                 (false, Block::Words(_)) => dispatch::<1, WORDS>(count, job),
             }
@@ -69,7 +69,7 @@ unsafe fn dispatch<const V: usize, const KIND: u8>(rows: usize, job: Job) {
 }
 
 /// # Safety
-/// `job` holds `M` rows, and an index if `KIND` is [`INDEXED`].
+/// `job` holds `M` rows, with an index if `KIND` is [`INDEXED`] and a row of words for every two depths if [`WORDS`].
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn tile<const M: usize, const V: usize, const KIND: u8>(job: Job) {
     let Job { a, b, c, .. } = job;

@@ -3,7 +3,8 @@
 //!
 //! Every result is a sum of chains of multiply-adds, one for each [`DEPTH_BLOCK`] depths, in ascending order: a single chain over tens of
 //! thousands of depths (a vocabulary) would lose digits. It is the same whatever the tile it falls in: neither how work was
-//! split nor the other rows of the batch show. None multiplies bf16: those that do are in [`super::pairs`].
+//! split nor the other rows of the batch show. Weights of bf16 are widened before they are multiplied; products of bf16 are in
+//! [`super::pairs`].
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -18,7 +19,8 @@ use crate::cpu::Isa;
 /// Most depth rows of one block: a panel's block of 32 KiB stays in the first-level cache while rows pass by.
 pub(crate) const DEPTH_BLOCK: usize = 256;
 
-/// Distance between the rows of a packed left block. The extra line spreads the rows over the sets of the cache.
+/// Distance between the rows of a packed left block. The extra line spreads the rows over the sets of the cache, and takes what a gather
+/// writes too much.
 pub(crate) const ROW_STRIDE: usize = DEPTH_BLOCK + 16;
 
 /// One call of the innermost product.
@@ -28,7 +30,7 @@ pub(crate) struct Tile<'a> {
     pub(crate) rows: usize,
     /// The block of a panel.
     pub(crate) b: Block<'a>,
-    /// What the next call's `b` will be, or be made of: it is fetched into the cache on the way.
+    /// What the next call's `b` will be, or be made of: as much of it as a line a depth is fetched into the cache on the way.
     pub(crate) next: Ahead,
     pub(crate) k: usize,
     /// Outputs of the panel in use; those beyond may get anything.
@@ -92,9 +94,9 @@ pub(crate) fn multiply(isa: Isa, tile: &mut Tile<'_>) {
 #[cfg(target_arch = "x86_64")]
 const STEP: usize = 4;
 
-/// How the rows of `b` lie.
+/// How the rows of `b` lie: as [`Block`] says.
 #[cfg(target_arch = "x86_64")]
-const ROWS: u8 = 0;
+const PLAIN: u8 = 0;
 #[cfg(target_arch = "x86_64")]
 const INDEXED: u8 = 1;
 #[cfg(target_arch = "x86_64")]
@@ -108,7 +110,7 @@ struct Job {
     a: *const f32,
     b: *const f32,
     index: *const u32,
-    /// Fetched on the way, from here on, so many elements further at each depth; may be invalid.
+    /// Fetched on the way, from here on, so many elements further at each depth but the last few; may be invalid.
     ahead: *const f32,
     ahead_step: usize,
     k: usize,
@@ -170,8 +172,10 @@ struct AheadOfTiles {
 
 #[cfg(target_arch = "x86_64")]
 impl AheadOfTiles {
-    fn new(next: Ahead, tiles: usize, k: usize) -> Self {
-        Self { start: next.start, step: next.elements.div_ceil((tiles * k).max(1)), k }
+    /// `b` is fetched again where there is nothing else: it costs nothing, unlike to look up an address that is none.
+    fn new(next: Ahead, b: *const f32, tiles: usize, k: usize) -> Self {
+        let start = if next.elements == 0 { b } else { next.start };
+        Self { start, step: next.elements.div_ceil((tiles * k).max(1)), k }
     }
 
     /// Where the next tile begins to fetch.
