@@ -21,7 +21,7 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::aligned::Aligned;
-use super::driver::{Product, Target, part};
+use super::driver::{Product, part};
 use super::packed::PANEL;
 use crate::cpu::{Bf16Unit, Isa};
 use crate::parallel;
