@@ -9,8 +9,8 @@ use std::cell::RefCell;
 /// has.
 ///
 /// On Linux, where there is a thread for each CPU that the calling thread may use, each stays on its own. Left to the system,
-/// threads that wake up may be put side by side on one CPU for tens of milliseconds while another is idle: virtual machines show
-/// idle CPUs as taken (`vcpu_is_preempted`).
+/// threads that woke up were put side by side on one CPU for tens of milliseconds while another was idle
+/// (`docs/experiments/2026-11-24-speed.md`).
 ///
 /// # Errors
 /// If the threads cannot be started.

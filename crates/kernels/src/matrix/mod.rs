@@ -211,7 +211,7 @@ pub fn multiply_transposed(a: &Side<'_>, b: &Side<'_>, t: usize, out: &mut [f32]
             let room = &mut gathered.room(depth * n)[..depth * n];
             parallel::rows_mut(room, n, |row, out| {
                 for (row, out) in left[row * a.width..].chunks_exact(a.width).zip(out.chunks_exact_mut(n)) {
-                    operand::gather_scaled(isa, row, a.columns, a.scale, out);
+                    operand::copy_row(isa, row, a.columns, a.scale, 0..n, out);
                 }
             });
             left = room;

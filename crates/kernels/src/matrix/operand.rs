@@ -86,8 +86,8 @@ impl<'a> Left<'a> {
     }
 }
 
-/// Gathers and scales the depths `depth` of a row.
-fn copy_row(
+/// `out[i] = row[columns[k]] · scale[k]` for the depths `k` of `depth` in order.
+pub(crate) fn copy_row(
     isa: Isa,
     row: &[f32],
     columns: Option<&[u32]>,
@@ -231,17 +231,6 @@ impl Ahead {
     pub(crate) fn part(self, rows: usize, first: usize, count: usize) -> Ahead {
         let start = self.elements * first / rows;
         Ahead { start: self.start.wrapping_add(start), elements: self.elements * (first + count) / rows - start }
-    }
-}
-
-/// `out[k] = row[columns[k]] · scale[k]`.
-pub(crate) fn gather_scaled(isa: Isa, row: &[f32], columns: Option<&[u32]>, scale: Option<&[f32]>, out: &mut [f32]) {
-    match columns {
-        Some(columns) => gather(isa, row, columns, out),
-        None => out.copy_from_slice(&row[..out.len()]),
-    }
-    if let Some(scale) = scale {
-        multiply_by(isa, out, scale);
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) fn rows_at_once(isa: Isa) -> usize {
 }
 
 /// Whether a block of bf16 is best taken as it is for so many rows. It costs a few operations in every tile; to widen it costs more,
-/// but once (`matrix_speed products`: even at 64 rows).
+/// but once: even at 64 rows (`docs/experiments/2026-11-24-speed.md`).
 pub(crate) fn takes_words(isa: Isa, rows: usize) -> bool {
     isa == Isa::Avx512 && rows <= 64
 }
