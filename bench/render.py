@@ -97,8 +97,10 @@ def scenario_table(scenario):
     timed = {entry["name"]: time_of(entry, scenario)["median"] for entry in entries if "failed" not in entry}
     ours = {entry["precision"]: timed[entry["name"]] for entry in entries if dense(entry) and entry["name"] in timed}
     decoding = given.get("steps", 0) > 0 and any("decode_ms" in entry for entry in entries)
-    # Each process measures the peak; what disturbed one makes its own too low.
-    peak = max((entry["peak_gflops"] for entry in entries if "peak_gflops" in entry), default=0.0)
+    # Each process measures the peak of what it multiplies in; what disturbed one makes its own too low.
+    peaks = {}
+    for entry in entries:
+        peaks[entry["precision"]] = max(entry.get("peak_gflops", 0.0), peaks.get(entry["precision"], 0.0))
     sequences = given.get("sequences") or given.get("batch")
     unit = "ms a token" if decoding else "ms a step" if "train" in scenario["name"].lower() else "ms"
     columns = {
@@ -108,7 +110,7 @@ def scenario_table(scenario):
         "removed": lambda entry: percent(entry["removed_with_liveness"]) if "removed_with_liveness" in entry else "",
         "of dense": lambda entry: of_dense(entry, entries, timed),
         "GFLOP/s": lambda entry: number(entry["gflops"]) if "gflops" in entry and not decoding else "",
-        "of f32 peak": lambda entry: percent(entry["gflops"] / peak) if "gflops" in entry and not decoding else "",
+        "of peak": lambda entry: percent(entry["gflops"] / peaks[entry["precision"]]) if "gflops" in entry and not decoding else "",
         "MB a token": lambda entry: number(entry["step_bytes"] / 1e6) if "step_bytes" in entry else "",
         "GB/s": lambda entry: number(entry["gb_per_second"]) if "gb_per_second" in entry else "",
         "of bandwidth": lambda entry: percent(entry["share_of_bandwidth"]) if "share_of_bandwidth" in entry else "",
@@ -139,10 +141,11 @@ def of_dense(entry, entries, timed):
 
 def machine_table(result):
     peaks = result["machine"]["peaks"]
-    memory = peaks["memory"]
+    memory, bf16 = peaks["memory"], peaks.get("bf16")
     block = f"reading {number(memory['block_bytes'] / 1e9)} GB, GB/s"
     rows = [
         ["f32 multiply-adds, GFLOP/s", number(peaks["gflops_one_thread"]), number(peaks["gflops"])],
+        *([["bf16 multiply-adds, GFLOP/s", number(bf16["gflops_one_thread"]), number(bf16["gflops"])]] if bf16 else []),
         [block, number(memory["gb_per_second_one_thread"]), number(memory["gb_per_second"])],
     ]
     return table(["", "one thread", f"{result['threads']} threads"], rows)

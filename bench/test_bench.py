@@ -74,8 +74,8 @@ class Turns(unittest.TestCase):
 
     def test_rates_are_of_the_rounds_that_count(self):
         language = {"steps": 4, "step_bytes": 3_000_000, "measured_gb_per_second": 2.0}
-        model = {"multiply_adds": 5_000_000, "sequences": 1, "tokens": 8, "gflops": 99.0, "language": language}
-        report = {"models": [model], "instruction_set": "avx2", "peaks": {"gflops": 7.0}}
+        model = {"multiply_adds": 5_000_000, "sequences": 1, "tokens": 8, "gflops": 99.0, "peak_gflops": 7.0, "language": language}
+        report = {"models": [model], "instruction_set": "avx2"}
         times = turns.summary([{"ms": 18.0, "prefill_ms": 10.0, "decode_ms": 8.0}])
         found = turns.reached(report, times)
         self.assertAlmostEqual(found["gflops"], 1.0)

@@ -167,7 +167,7 @@ def reached(report, times):
     """How near `finegates bench` comes to the machine's peaks, by its own counts and the medians of rounds that count."""
     model = report["models"][0]
     found = {name: model[name] for name in ("multiply_adds", "sequences", "tokens")}
-    found |= {"instruction_set": report["instruction_set"], "peak_gflops": report["peaks"]["gflops"]}
+    found |= {"instruction_set": report["instruction_set"], "peak_gflops": model["peak_gflops"]}
     found["gflops"] = 2 * model["multiply_adds"] / times.get("prefill_ms", times["ms"])["median"] / 1e6
     language = model.get("language", {})
     if "step_bytes" in language:

@@ -40,6 +40,8 @@ fn the_machine_alone_is_measured() {
     for rate in [number(peaks, "gflops"), number(peaks, "gflops_one_thread")] {
         assert!(rate.is_finite() && rate > 0.1, "{peaks}");
     }
+    let instructions = machine["instruction_set"].as_str().unwrap();
+    assert_eq!(instructions.contains("for bf16"), peaks.get("bf16").is_some(), "{instructions}: {peaks}");
     assert!(number(&peaks["memory"], "gb_per_second") > 0.01, "{peaks}");
     run(&["bench"]).exits(0).says("GB/s read measured");
     run(&["bench", "--generate", "3"]).exits(2).complains("no model to time");
@@ -69,6 +71,9 @@ fn language_models_are_timed_as_such_by_themselves() {
     let shape = ["--batch", "2", "--length", "8", "--generate", "4", "--rounds", "3", "--warm-up", "1"];
     for (precision, bytes) in [("f32", 4.0), ("bf16", 2.0)] {
         let timed = run(&[&["bench", &model, "--json", "--precision", precision], &shape[..]].concat()).exits(0).json();
+        let peaks = &timed["peaks"];
+        let peak = if precision == "bf16" { peaks.get("bf16").unwrap_or(peaks) } else { peaks };
+        assert_eq!(number(&timed["models"][0], "peak_gflops"), number(peak, "gflops"), "{peaks}");
         let timed = &timed["models"][0];
         assert_eq!(number(timed, "multiply_adds"), 16.0 * LAYERS + 2.0 * (36.0 * 2.0 * 4.0 * 16.0 + HEAD));
         let language = &timed["language"];

@@ -60,7 +60,8 @@ impl fmt::Display for Isa {
 pub enum Bf16Unit {
     /// Tiles of AMX, on Linux. The default where they are found to work.
     Amx,
-    /// `vdpbf16ps` of AVX-512-BF16. Only on request: where it was measured it is slower than multiply-adds of `f32`.
+    /// `vdpbf16ps` of AVX-512-BF16. The default on CPUs of AMD; elsewhere only on request, for on Intel's it is slower than
+    /// multiply-adds of `f32` (`docs/decisions/0005-bf16-products.md`).
     Avx512Bf16,
     /// The sums of AMX in plain numbers, for tests.
     #[cfg(test)]
@@ -87,6 +88,17 @@ impl Bf16Unit {
         return Isa::available()[0] == Isa::Avx512 && is_x86_feature_detected!("avx512bf16");
         #[cfg(not(target_arch = "x86_64"))]
         false
+    }
+
+    /// Whether the unit is used where nobody asked for it: where it is faster than widening, measured. By the maker and not by
+    /// a timing, so that results do not change from one start to the next.
+    fn by_default(self, maker: &str) -> bool {
+        match self {
+            Bf16Unit::Amx => true,
+            Bf16Unit::Avx512Bf16 => maker == "AuthenticAMD",
+            #[cfg(test)]
+            Bf16Unit::Emulated => false,
+        }
     }
 
     /// The name that `FINEGATES_ISA` takes.
@@ -127,15 +139,15 @@ fn chosen() -> &'static Chosen {
         // Who names a set gets no unit, and nobody is asked for one.
         let named = sets.iter().any(|isa| wanted.as_deref() == Some(isa.name()));
         let units = if named { Vec::new() } else { Bf16Unit::available() };
-        choose(wanted.as_deref(), &sets, &units)
+        choose(wanted.as_deref(), &sets, &units, &maker())
     })
 }
 
-/// What is used where these instruction sets and units are available, each the best first. A unit goes with the best set;
-/// who names a set gets no unit.
-fn choose(wanted: Option<&str>, sets: &[Isa], units: &[Bf16Unit]) -> Chosen {
-    let amx = units.iter().copied().find(|&unit| unit == Bf16Unit::Amx);
-    let Some(wanted) = wanted else { return Chosen { isa: sets[0], bf16_unit: amx, note: None } };
+/// What is used on a CPU of this maker where these instruction sets and units are available, each the best first. A unit goes
+/// with the best set; who names a set gets no unit.
+fn choose(wanted: Option<&str>, sets: &[Isa], units: &[Bf16Unit], maker: &str) -> Chosen {
+    let bf16_unit = units.iter().copied().find(|unit| unit.by_default(maker));
+    let Some(wanted) = wanted else { return Chosen { isa: sets[0], bf16_unit, note: None } };
     let note = Some(format!("FINEGATES_ISA={wanted}"));
     if let Some(&isa) = sets.iter().find(|isa| isa.name() == wanted) {
         return Chosen { isa, bf16_unit: None, note };
@@ -144,7 +156,19 @@ fn choose(wanted: Option<&str>, sets: &[Isa], units: &[Bf16Unit]) -> Chosen {
         return Chosen { isa: sets[0], bf16_unit: Some(unit), note };
     }
     let note = Some(format!("FINEGATES_ISA={wanted} is not available here and was ignored"));
-    Chosen { isa: sets[0], bf16_unit: amx, note }
+    Chosen { isa: sets[0], bf16_unit, note }
+}
+
+/// The maker of the CPU, as it names itself: `GenuineIntel`, `AuthenticAMD`; empty on other architectures.
+fn maker() -> String {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let leaf = std::arch::x86_64::__cpuid(0);
+        let name = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat();
+        return String::from_utf8_lossy(&name).into_owned();
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    String::new()
 }
 
 #[cfg(test)]
@@ -159,11 +183,11 @@ pub fn isa() -> Isa {
     if let Some((isa, _)) = FORCED.get() {
         return isa;
     }
-    *ISA.get_or_init(|| choose(wanted().as_deref(), &Isa::available(), &[]).isa)
+    *ISA.get_or_init(|| choose(wanted().as_deref(), &Isa::available(), &[], "").isa)
 }
 
-/// The unit that products of more than a few rows with bf16 weights run on: AMX where it works, or what the environment
-/// variable `FINEGATES_ISA` (`amx`, `avx512bf16`) names. `None` where such weights are widened for the kernels of [`isa`].
+/// The unit that products of more than a few rows with bf16 weights run on: AMX where it works, `vdpbf16ps` on AMD's CPUs, or
+/// what the environment variable `FINEGATES_ISA` (`amx`, `avx512bf16`) names. `None` where such weights are widened for the kernels of [`isa`].
 pub fn bf16_unit() -> Option<Bf16Unit> {
     #[cfg(test)]
     if let Some((_, unit)) = FORCED.get() {
@@ -273,14 +297,15 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_for_bf16_is_chosen_where_it_is_named_or_is_amx() {
+    fn a_unit_for_bf16_is_chosen_where_it_is_named_or_known_to_be_fast() {
         const SETS: [Isa; 3] = [Isa::Avx512, Isa::Avx2, Isa::Portable];
         const VECTOR: &[Bf16Unit] = &[Bf16Unit::Avx512Bf16];
         const BOTH: &[Bf16Unit] = &[Bf16Unit::Amx, Bf16Unit::Avx512Bf16];
-        let of = |wanted, units| {
-            let Chosen { isa, bf16_unit, note } = choose(wanted, &SETS, units);
+        let on = |maker, wanted, units| {
+            let Chosen { isa, bf16_unit, note } = choose(wanted, &SETS, units, maker);
             (isa, bf16_unit, note.is_some_and(|note| note.contains("not available")))
         };
+        let of = |wanted, units| on("GenuineIntel", wanted, units);
         assert_eq!(of(None, &[]), (Isa::Avx512, None, false));
         assert_eq!(of(None, VECTOR), (Isa::Avx512, None, false));
         assert_eq!(of(None, BOTH), (Isa::Avx512, Some(Bf16Unit::Amx), false));
@@ -290,5 +315,11 @@ mod tests {
         assert_eq!(of(Some("avx512bf16"), BOTH), (Isa::Avx512, Some(Bf16Unit::Avx512Bf16), false));
         assert_eq!(of(Some("amx"), VECTOR), (Isa::Avx512, None, true));
         assert_eq!(of(Some("sse"), BOTH), (Isa::Avx512, Some(Bf16Unit::Amx), true));
+        let of = |wanted, units| on("AuthenticAMD", wanted, units);
+        assert_eq!(of(None, &[]), (Isa::Avx512, None, false));
+        assert_eq!(of(None, VECTOR), (Isa::Avx512, Some(Bf16Unit::Avx512Bf16), false));
+        assert_eq!(of(None, BOTH), (Isa::Avx512, Some(Bf16Unit::Amx), false));
+        assert_eq!(of(Some("avx512"), VECTOR), (Isa::Avx512, None, false));
+        assert_eq!(of(Some("amx"), VECTOR), (Isa::Avx512, Some(Bf16Unit::Avx512Bf16), true));
     }
 }

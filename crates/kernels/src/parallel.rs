@@ -2,7 +2,7 @@
 //! places known to be disjoint. Small work stays on the caller's thread.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
@@ -83,13 +83,20 @@ pub(crate) fn row_results_mut<T: Send>(out: &mut [T], width: usize, work: impl F
     }
 }
 
-/// Runs `work(i)` for `i` in `0..tasks`, in parallel when `parallel` says that it pays.
+/// Runs `work(i)` for `i` in `0..tasks`, in parallel when `parallel` says that it pays. Tasks are begun in order: threads that come
+/// take the next one, so that small ones at the end even out what large ones before them left.
 pub(crate) fn tasks(tasks: usize, parallel: bool, work: impl Fn(usize) + Sync) {
-    if tasks <= 1 || !parallel || rayon::current_num_threads() == 1 {
-        (0..tasks).for_each(work);
-    } else {
-        (0..tasks).into_par_iter().with_max_len(1).for_each(&work);
+    let threads = tasks.min(rayon::current_num_threads());
+    if threads <= 1 || !parallel {
+        return (0..tasks).for_each(work);
     }
+    let next = AtomicUsize::new(0);
+    let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&task| task < tasks);
+    (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
+        while let Some(task) = take() {
+            work(task);
+        }
+    });
 }
 
 /// A mutable buffer that several tasks write at once, each at places of its own.

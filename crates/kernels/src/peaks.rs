@@ -1,10 +1,11 @@
-//! What this machine can do at most, measured: multiply-adds of `f32` in registers, and reading from memory. Products and
-//! decoding are compared with it; nothing computes with what is here.
+//! What this machine can do at most, measured: multiply-adds of `f32` and of bf16 in registers, and reading from memory. Products
+//! and decoding are compared with it; nothing computes with what is here.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use crate::cpu::{self, Isa};
+use crate::cpu::{self, Bf16Unit, Isa};
+use crate::matrix::pairs;
 
 /// Which threads work in a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,18 @@ pub fn multiply_add_flops(threads: Threads) -> f64 {
         })
     });
     (2 * lanes * CHAINS * repeats * count(threads)) as f64 / best.as_secs_f64()
+}
+
+/// As [`multiply_add_flops`], of the unit that multiplies pairs of bf16 ([`cpu::bf16_unit`]), sums being `f32`; `None` where there
+/// is no such unit.
+pub fn bf16_multiply_add_flops(threads: Threads) -> Option<f64> {
+    let unit = cpu::bf16_unit()?;
+    let (repeats, best) = best(1 << 10, |repeats| {
+        on(threads, |_, _| {
+            black_box(bf16_chains(unit, repeats));
+        })
+    });
+    Some((2 * bf16_multiply_adds(unit) * repeats * count(threads)) as f64 / best.as_secs_f64())
 }
 
 /// Bytes a second at which a block of `size_bytes` is read from its beginning to its end, again and again, each thread reading
@@ -168,6 +181,45 @@ fn chains_avx2(repeats: usize) -> f32 {
         .sum()
 }
 
+/// Multiply-adds of one repeat of [`bf16_chains`].
+fn bf16_multiply_adds(unit: Bf16Unit) -> usize {
+    match unit {
+        Bf16Unit::Avx512Bf16 => CHAINS * 32,
+        _ => pairs::TILES_MULTIPLY_ADDS,
+    }
+}
+
+/// The sum of all lanes of all chains after `repeats` products of pairs each; 0 where they cannot be read.
+fn bf16_chains(unit: Bf16Unit, repeats: usize) -> f32 {
+    match unit {
+        // SAFETY: the unit is there, or there would be no such `Bf16Unit`.
+        #[cfg(target_arch = "x86_64")]
+        Bf16Unit::Avx512Bf16 => unsafe { chains_avx512_bf16(repeats) },
+        _ => {
+            pairs::multiply_tiles(unit, repeats);
+            0.0
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn chains_avx512_bf16(repeats: usize) -> f32 {
+    use std::arch::x86_64::*;
+    let pair = |value: f32| {
+        let vector = _mm512_set1_ps(black_box(value));
+        _mm512_cvtne2ps_pbh(vector, vector)
+    };
+    let mut sums = [_mm512_setzero_ps(); CHAINS];
+    let (a, b) = (pair(FACTOR), pair(SUMMAND));
+    for _ in 0..repeats {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, a, b);
+        }
+    }
+    sums.iter().map(|&sum| _mm512_reduce_add_ps(sum)).sum()
+}
+
 /// Lanes of a chain where the compiler chooses the vectors: one of NEON's, or of SSE's.
 const PORTABLE_LANES: usize = 4;
 
@@ -201,6 +253,20 @@ mod tests {
                 assert_eq!(chains(isa, repeats), lane * (lanes * CHAINS) as f32, "{isa}, {repeats}");
             }
         }
+    }
+
+    #[test]
+    fn every_chain_of_bf16_makes_every_step() {
+        if Bf16Unit::has_avx512() {
+            // Two products of 3/16 a step and lane; both are exact.
+            for repeats in [0, 1, 5] {
+                let lanes = bf16_multiply_adds(Bf16Unit::Avx512Bf16) / 2;
+                let found = bf16_chains(Bf16Unit::Avx512Bf16, repeats);
+                assert_eq!(found, (lanes * repeats) as f32 * 0.375, "{repeats}");
+            }
+        }
+        assert_eq!(bf16_multiply_add_flops(Threads::One).is_some(), cpu::bf16_unit().is_some());
+        assert!(bf16_multiply_add_flops(Threads::All).is_none_or(|rate| rate > 1e6));
     }
 
     #[test]

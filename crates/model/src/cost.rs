@@ -2,6 +2,7 @@
 //! a machine can do; nothing is measured here.
 
 use finegates_kernels::attention::Mask;
+use finegates_kernels::matrix::Precision;
 
 use crate::attention::Attention;
 use crate::model::Model;
@@ -17,6 +18,12 @@ impl Model {
         let head: u64 = self.head.projections().map(|projection| projection.open_weights() as u64).sum();
         let attention = self.stack.layers.iter().map(|layer| layer.attention.pair_multiply_adds(lengths));
         tokens * weights + attention.sum::<u64>() + lengths.len() as u64 * head
+    }
+
+    /// What the weights of projections are held in: bf16 as soon as one is.
+    pub fn precision(&self) -> Precision {
+        let narrow = self.projections().any(|projection| projection.precision() == Precision::Bf16);
+        if narrow { Precision::Bf16 } else { Precision::F32 }
     }
 
     /// Bytes of weights that are read to make the next token, of one sequence or of several together: those of every projection

@@ -41,8 +41,9 @@ are language models, or with --generate, prompts of random tokens are read (pref
 tokens one at a time (decode), for which all weights are read once a step.
 
 GFLOP/s count the multiply-adds of projections, attention and head, two operations each. The peak is
-that of a loop of f32 multiply-adds in registers on as many threads; bandwidth is that of
-reading a block as large as the weights over and over. Both are measured here and now.
+that of a loop of multiply-adds in registers on as many threads: of bf16 for models held in it
+where the CPU multiplies bf16, otherwise of f32. Bandwidth is that of reading a block as large as
+the weights over and over. Both are measured here and now.
 
 With --on-request a line says that the models are ready; every line on standard input then starts a
 round, which is answered by a line with an object of its times, and the end of the input by the

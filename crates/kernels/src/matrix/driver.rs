@@ -11,14 +11,16 @@ use super::packed::PANEL;
 use super::pairs;
 #[cfg(target_arch = "x86_64")]
 use super::picks::Picks;
+use super::split::{RowParts, part};
 use super::stream::{self, Stream};
 use super::tile::{self, DEPTH_BLOCK, ROW_STRIDE, Tile, split_rows};
 use crate::activation::{self, Activation};
 use crate::cpu::{Bf16Unit, Isa, kernel};
 use crate::parallel::{self, Shared};
 
-/// Most rows of a task: with a depth block they fill a part of the second-level cache.
-const ROW_BLOCK: usize = 112;
+/// Most rows of a task, in units of a tile's: with a depth block they fill a part of the second-level cache.
+const ROW_BLOCK: usize = 8;
+const ROW_UNIT: usize = 14;
 /// Most panels of a task: their unfinished results stay in the second-level cache.
 const PANEL_BLOCK: usize = 32;
 /// Multiply-adds below which another task does not pay.
@@ -83,16 +85,11 @@ impl Product<'_> {
         let threads = rayon::current_num_threads();
         let wanted = if threads == 1 { 1 } else { (work / TASK_MULTIPLY_ADDS).clamp(1, 4 * threads) };
         let panels = self.outputs.div_ceil(PANEL);
-        let row_blocks = self.rows.div_ceil(ROW_BLOCK);
         // Rows are split first: their packing is then done once. Panels make up for what is missing.
-        let panel_blocks = panels.div_ceil(PANEL_BLOCK).max(wanted.div_ceil(row_blocks.max(1))).min(panels);
-        let mut row_blocks = row_blocks;
-        if threads > 1 && wanted > 1 && panel_blocks == 1 && row_blocks > 1 {
-            row_blocks = row_blocks.next_multiple_of(threads);
-        }
-        parallel::tasks(row_blocks * panel_blocks, wanted > 1, |task| {
-            let (row_block, panel_block) = (task / panel_blocks, task % panel_blocks);
-            let rows = part(self.rows, row_blocks, row_block);
+        let row_parts = RowParts::new(self.rows, ROW_UNIT, ROW_BLOCK, wanted.min(threads));
+        let panel_blocks = panels.div_ceil(PANEL_BLOCK).max(wanted.div_ceil(row_parts.count().max(1))).min(panels);
+        parallel::tasks(row_parts.count() * panel_blocks, wanted > 1, |task| {
+            let (rows, panel_block) = (row_parts.rows(task / panel_blocks), task % panel_blocks);
             // SAFETY: tasks write different rows or different panels; the rest is the caller's promise.
             unsafe { self.block(isa, rows, part(panels, panel_blocks, panel_block)) };
         });
@@ -299,16 +296,12 @@ kernel! {
             scales[..scale.len()].copy_from_slice(scale);
         }
         for row in c.as_chunks_mut::<PANEL>().0 {
+            // The compiler would take vectors down the rows, gathered, where it sees that a row follows the other.
+            let row = std::hint::black_box(row);
             for ((c, &bias), &scale) in row.iter_mut().zip(&biases).zip(&scales) {
                 *c = scale * (*c + bias);
             }
         }
         activation::apply::<FMA>(activation, c);
     }
-}
-
-/// The `index`-th of `parts` nearly equal parts of `0..total`.
-pub(super) fn part(total: usize, parts: usize, index: usize) -> Range<usize> {
-    let start = |index: usize| total / parts * index + (total % parts).min(index);
-    start(index)..start(index + 1)
 }

@@ -10,6 +10,7 @@ pub(crate) mod packed;
 pub(crate) mod pairs;
 #[cfg(target_arch = "x86_64")]
 mod picks;
+mod split;
 mod stream;
 #[cfg(test)]
 mod tests;

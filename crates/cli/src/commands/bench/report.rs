@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use finegates_kernels::matrix::Precision;
 use finegates_kernels::peaks::{self, Threads};
 use serde::Serialize;
 
@@ -33,9 +34,19 @@ pub struct Peaks {
     /// Multiply-adds of f32, two operations each, on one thread and on all.
     pub gflops_one_thread: f64,
     pub gflops: f64,
+    /// Those of bf16, where a unit multiplies bf16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bf16: Option<Arithmetic>,
     /// Reading a block of memory larger than the caches; of the machine alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
+}
+
+/// Multiply-adds a second, two operations each.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Arithmetic {
+    pub gflops_one_thread: f64,
+    pub gflops: f64,
 }
 
 /// How fast memory is read.
@@ -64,7 +75,9 @@ pub struct Measured {
     pub multiply_adds: u64,
     /// Two operations for each of them, over the median of reading the input.
     pub gflops: f64,
-    /// Of what the machine's f32 units can do on as many threads.
+    /// What the machine's units can do on as many threads: those that multiply bf16 where the model is held in it and there are
+    /// any, and otherwise those of f32.
+    pub peak_gflops: f64,
     pub share_of_peak: f64,
     /// The first model's median over this one's: above 1 is faster than the first.
     pub speed_to_first: f64,
@@ -111,17 +124,21 @@ impl Peaks {
             gb_per_second_one_thread: peaks::read_bandwidth(BLOCK_LIMIT_BYTES, Threads::One) / 1e9,
             gb_per_second: peaks::read_bandwidth(BLOCK_LIMIT_BYTES, Threads::All) / 1e9,
         };
+        let bf16 = |threads| peaks::bf16_multiply_add_flops(threads).map(|flops| flops / 1e9);
+        let bf16 = bf16(Threads::One).zip(bf16(Threads::All));
         Peaks {
             gflops_one_thread: peaks::multiply_add_flops(Threads::One) / 1e9,
             gflops: peaks::multiply_add_flops(Threads::All) / 1e9,
+            bf16: bf16.map(|(gflops_one_thread, gflops)| Arithmetic { gflops_one_thread, gflops }),
             memory: with_memory.then(memory),
         }
     }
 
     /// As lines for people.
     pub fn lines(&self) -> Vec<(&'static str, String)> {
-        let (one, all) = (rate(self.gflops_one_thread), rate(self.gflops));
-        let mut lines = vec![("f32 peak", format!("{all} GFLOP/s measured, {one} on one thread"))];
+        let peak = |all, one| format!("{} GFLOP/s measured, {} on one thread", rate(all), rate(one));
+        let mut lines = vec![("f32 peak", peak(self.gflops, self.gflops_one_thread))];
+        lines.extend(self.bf16.map(|bf16| ("bf16 peak", peak(bf16.gflops, bf16.gflops_one_thread))));
         if let Some(memory) = &self.memory {
             let (one, all) = (rate(memory.gb_per_second_one_thread), rate(memory.gb_per_second));
             let block = bytes(memory.block_bytes as u64);
@@ -156,6 +173,10 @@ fn one(runner: &Runner, turns: &[Turn], peaks: &Peaks, first: Option<&Measured>)
     let multiply_adds = runner.model().multiply_adds(&runner.lengths());
     let reading_ms = language.as_ref().map_or(median_ms, |language| language.prefill_ms);
     let gflops = 2.0 * multiply_adds as f64 / reading_ms / 1e6;
+    let peak_gflops = match (runner.model().precision(), peaks.bf16) {
+        (Precision::Bf16, Some(bf16)) => bf16.gflops,
+        _ => peaks.gflops,
+    };
     Measured {
         model: runner.name.clone(),
         kind: runner.kind.clone(),
@@ -169,7 +190,8 @@ fn one(runner: &Runner, turns: &[Turn], peaks: &Peaks, first: Option<&Measured>)
         tokens_per_second: (tokens + made) as f64 / median_ms * 1e3,
         multiply_adds,
         gflops,
-        share_of_peak: gflops / peaks.gflops,
+        peak_gflops,
+        share_of_peak: gflops / peak_gflops,
         speed_to_first: first.map_or(median_ms, |first| first.median_ms) / median_ms,
         times_ms,
         language,

@@ -79,7 +79,6 @@ struct Job {
 /// AMX is available and configured on this thread, and the block's shapes were checked.
 pub(super) unsafe fn multiply(block: &mut Block<'_>) {
     let steps = block.b.len() / PANEL_STEP;
-    let c = block.c.as_mut_ptr();
     for (index, first) in (0..block.rows).step_by(2 * TILE_ROWS).enumerate() {
         (block.before)(first..block.rows.min(first + 2 * TILE_ROWS));
         let fetched = index * steps * FETCHED;
@@ -94,11 +93,13 @@ pub(super) unsafe fn multiply(block: &mut Block<'_>) {
                 tail: block.tail.map_or(std::ptr::null(), <[u32]>::as_ptr),
                 next: if fetches { block.next.wrapping_byte_add(fetched) } else { block.b.as_ptr() },
                 next_bytes: if fetches { FETCHED } else { 0 },
-                c: c.add(first * PANEL),
+                c: block.c[first * PANEL..].as_mut_ptr(),
                 resume: block.resume,
             };
             if block.rows - first > TILE_ROWS { two_tiles(job) } else { one_tile(job) }
         }
+        let last = block.rows.min(first + 2 * TILE_ROWS);
+        (block.after)(first, &mut block.c[first * PANEL..last * PANEL]);
     }
 }
 
@@ -244,6 +245,41 @@ unsafe fn one_tile(job: Job) {
     }
 }
 
+/// Four products of tiles, `repeats` times, of whatever the registers hold.
+///
+/// # Safety
+/// AMX is available and configured on this thread.
+pub(super) unsafe fn repeat(repeats: usize) {
+    // SAFETY: no memory is touched (but by the handler of the tests, so that this is not promised), and every tile register that is
+    // used is named.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "tilezero tmm4",
+            "tilezero tmm5",
+            "tilezero tmm6",
+            "tilezero tmm7",
+            "test {repeats}, {repeats}",
+            "jz 3f",
+            "2:",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "dec {repeats}",
+            "jnz 2b",
+            "3:",
+            repeats = inout(reg) repeats => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
 /// Whether AMX can be used: the CPU has it, the system saves its state and permits it to this process, and a product comes
 /// out as it should. Found out once.
 pub(crate) fn available() -> bool {
@@ -320,8 +356,18 @@ pub(super) unsafe fn computes_as_documented() -> bool {
         let (whole, tail) = b.split_at(if resume { words } else { words - PANEL_STEP });
         let tail = Some(tail).filter(|tail| !tail.is_empty());
         let rows = ROWS - 1;
-        let mut block =
-            Block { a, a_stride, rows, b: whole, tail, next: b.as_ptr(), before: &|_| (), c: found, resume };
+        let mut block = Block {
+            a,
+            a_stride,
+            rows,
+            b: whole,
+            tail,
+            next: b.as_ptr(),
+            before: &|_| (),
+            after: &|_, _| (),
+            c: found,
+            resume,
+        };
         // SAFETY: the caller's promise; the block's shapes are those of the buffers.
         unsafe { multiply(&mut block) };
         found.chunks(PANEL).zip(expected.chunks_mut(PANEL)).take(rows).enumerate().all(|(row, (found, expected))| {

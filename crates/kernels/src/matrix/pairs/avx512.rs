@@ -4,9 +4,10 @@ use std::arch::x86_64::*;
 use std::mem::transmute;
 
 use super::{Block, PANEL};
-use crate::matrix::tile::split_rows;
+use crate::matrix::operand::Ahead;
+use crate::matrix::tile::{AheadOfTiles, split_rows};
 
-const ROWS: usize = 14;
+pub(super) const ROWS: usize = 14;
 
 /// Rows of words at `a`, `stride` apart; results at `c`.
 #[derive(Clone, Copy)]
@@ -15,8 +16,8 @@ struct Job<'a> {
     stride: usize,
     /// Rows of 32 words, one after another.
     parts: [&'a [u32]; 2],
-    /// One line a row of words is fetched from here, `ahead_step` apart; need not be valid.
-    ahead: *const u32,
+    /// At each row of words what lies here is fetched, from one to the next `ahead_step` elements further; need not be valid.
+    ahead: *const f32,
     ahead_step: usize,
     c: *mut f32,
     resume: bool,
@@ -27,16 +28,16 @@ struct Job<'a> {
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(super) unsafe fn multiply(block: &mut Block<'_>) {
     let parts = [block.b, block.tail.unwrap_or_default()];
-    let c = block.c.as_mut_ptr();
-    // The first tiles fetch what comes next, one of the two lines of a row each.
-    let mut ahead = [0, 16].into_iter().map(|line| block.next.wrapping_add(line));
+    let words = parts.iter().map(|part| part.len() / PANEL).sum();
+    let next = Ahead { start: block.next.cast(), elements: words * PANEL };
+    let mut ahead = AheadOfTiles::new(next, block.b.as_ptr().cast(), block.rows.div_ceil(ROWS), words);
     split_rows(block.rows, ROWS, |first, count| {
         (block.before)(first..first + count);
         // SAFETY: the rows are inside the blocks, which the caller checked.
         unsafe {
             let a = block.a.as_ptr().add(first * block.a_stride);
-            let (ahead, ahead_step) = ahead.next().map_or((block.b.as_ptr(), 0), |start| (start, PANEL));
-            let (stride, c) = (block.a_stride, c.add(first * PANEL));
+            let (ahead, ahead_step) = (ahead.next(), ahead.step);
+            let (stride, c) = (block.a_stride, block.c[first * PANEL..].as_mut_ptr());
             let job = Job { a, stride, parts, ahead, ahead_step, c, resume: block.resume };
             match count {
                 1 => tile::<1>(job),
@@ -55,6 +56,7 @@ pub(super) unsafe fn multiply(block: &mut Block<'_>) {
                 _ => tile::<14>(job),
             }
         }
+        (block.after)(first, &mut block.c[first * PANEL..][..count * PANEL]);
     });
 }
 

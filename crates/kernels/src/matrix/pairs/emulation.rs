@@ -60,4 +60,6 @@ pub(super) fn multiply(block: &mut Block<'_>) {
             }
         }
     }
+    (block.before)(0..block.rows);
+    (block.after)(0, &mut block.c[..block.rows * PANEL]);
 }

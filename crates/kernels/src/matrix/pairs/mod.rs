@@ -21,8 +21,9 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::aligned::Aligned;
-use super::driver::{Product, part};
+use super::driver::Product;
 use super::packed::PANEL;
+use super::split::{RowParts, part};
 use crate::cpu::{Bf16Unit, Isa};
 use crate::parallel;
 use operand::Weight;
@@ -38,11 +39,20 @@ const TILE_ROWS: usize = 16;
 
 /// Most steps that a panel's block has: 32 KiB stay in the first-level cache while rows pass by.
 const BLOCK_STEPS: usize = 16;
-/// Most steps for which the left block is filled at a time: with [`ROW_BLOCK`] rows 1 MiB, half a second-level cache.
+/// Most steps for which the left block is filled at a time: with the rows of a task on AMX 1 MiB, half a second-level cache.
 const FILL_STEPS: usize = 64;
-/// Most rows of a task, and what they are a multiple of but for the last: two tiles.
-const ROW_BLOCK: usize = 256;
-const ROW_UNIT: usize = 2 * TILE_ROWS;
+/// Most rows of a task, in units.
+const ROW_BLOCK: usize = 8;
+
+/// Rows that a unit computes at once.
+fn row_unit(unit: Bf16Unit) -> usize {
+    match unit {
+        #[cfg(target_arch = "x86_64")]
+        Bf16Unit::Avx512Bf16 => avx512::ROWS,
+        _ => 2 * TILE_ROWS,
+    }
+}
+
 /// Most panels of a task whose depth takes several fillings: their unfinished results stay in the second-level cache.
 const PANEL_BLOCK: usize = 24;
 /// Results of a product beyond which they are fetched before they are written: as many as half a second-level cache holds.
@@ -64,6 +74,8 @@ struct Block<'a> {
     next: *const u32,
     /// Told of rows before they are computed.
     before: &'a dyn Fn(Range<usize>),
+    /// Given rows, from the first one named, when they are computed: while they are in the first-level cache.
+    after: &'a dyn Fn(usize, &mut [f32]),
     /// `[rows, 32]`, with room for whole tiles; rows beyond `rows` get anything.
     c: &'a mut [f32],
     /// Whether the sums go on from what `c` holds.
@@ -135,6 +147,22 @@ impl Drop for Ready {
     }
 }
 
+/// Multiply-adds of one repeat of [`multiply_tiles`]: four products of 16 by 16 sums over 32 depths.
+pub(crate) const TILES_MULTIPLY_ADDS: usize = 4 * TILE_ROWS * 16 * STEP;
+
+/// Products of tiles that never leave the tile registers, `repeats` times four, to see how many can be made; for a unit without
+/// such registers nothing.
+pub(crate) fn multiply_tiles(unit: Bf16Unit, repeats: usize) {
+    let ready = Ready::new(unit);
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if unit == Bf16Unit::Amx {
+        // SAFETY: the unit is there, or there would be no such `Bf16Unit`, and configured.
+        unsafe { amx::repeat(repeats) };
+    }
+    let _ = repeats;
+    drop(ready);
+}
+
 #[derive(Default)]
 struct Scratch {
     left: Aligned<u32>,
@@ -158,16 +186,10 @@ pub(super) unsafe fn run(product: &Product<'_>, words: &[u32], isa: Isa, unit: B
     let panels = product.outputs.div_ceil(PANEL);
     let most_panels = if product.depth.div_ceil(STEP) > FILL_STEPS { PANEL_BLOCK } else { panels.max(1) };
     // Rows are split first: they are then rounded once. Panels make up for what is missing.
-    let units = product.rows.div_ceil(ROW_UNIT);
-    let mut row_blocks = product.rows.div_ceil(ROW_BLOCK);
-    let panel_blocks = panels.div_ceil(most_panels).max(wanted.div_ceil(row_blocks.max(1))).min(panels);
-    if wanted > 1 && panel_blocks == 1 && row_blocks > 1 {
-        row_blocks = row_blocks.next_multiple_of(threads).min(units);
-    }
-    parallel::tasks(row_blocks * panel_blocks, wanted > 1, |task| {
-        let (row_block, panel_block) = (task / panel_blocks, task % panel_blocks);
-        let rows = part(units, row_blocks, row_block);
-        let rows = rows.start * ROW_UNIT..product.rows.min(rows.end * ROW_UNIT);
+    let row_parts = RowParts::new(product.rows, row_unit(unit), ROW_BLOCK, wanted.min(threads));
+    let panel_blocks = panels.div_ceil(most_panels).max(wanted.div_ceil(row_parts.count().max(1))).min(panels);
+    parallel::tasks(row_parts.count() * panel_blocks, wanted > 1, |task| {
+        let (rows, panel_block) = (row_parts.rows(task / panel_blocks), task % panel_blocks);
         let weight = Weight { words, stored_depth: product.right.stored_depth, index: product.right.index };
         // SAFETY: tasks write different rows or different panels; the rest is the caller's promise.
         unsafe { block(product, weight, isa, unit, rows, part(panels, panel_blocks, panel_block)) };
@@ -219,23 +241,27 @@ unsafe fn block(
                     true if panel + 1 < panels.end => weight.start(panel + 1, filled.start * STEP),
                     _ => weight.start(panel, depth.end),
                 };
-                let last = far && fill + 1 == fills && block + 1 == blocks;
+                let last = fill + 1 == fills && block + 1 == blocks;
                 let before = |own: Range<usize>| {
-                    if last {
+                    if far && last {
                         let rows = rows.start + own.start..rows.start + own.end;
                         // SAFETY: the caller's promise.
                         unsafe { finished.fetch(rows) };
                     }
                 };
-                let (a, resume, before) = (&left[own.start * STEP_WORDS..], first > 0, &before);
+                let after = |first: usize, c: &mut [f32]| {
+                    if last {
+                        // SAFETY: the caller's promise.
+                        unsafe { finished.write(rows.start + first, c) };
+                    }
+                };
+                let (a, resume, before, after) = (&left[own.start * STEP_WORDS..], first > 0, &before, &after);
                 let rows = rows.len();
-                multiply(unit, &mut Block { a, a_stride: stride, rows, b, tail, next, before, c, resume });
+                multiply(unit, &mut Block { a, a_stride: stride, rows, b, tail, next, before, after, c, resume });
             }
-            if fill + 1 == fills {
-                if steps == 0 {
-                    c.fill(0.0);
-                }
+            if steps == 0 {
                 let c = &mut c[..rows.len() * PANEL];
+                c.fill(0.0);
                 // SAFETY: the caller's promise.
                 unsafe { finished.write(rows.start, c) };
             }

@@ -102,6 +102,23 @@ fn amx_runs_its_instructions_and_gives_its_tiles_back() {
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[test]
+fn as_many_products_of_tiles_are_made_as_are_asked_for() {
+    let Some(amx) = amx_unit() else { return };
+    if !trap::install() {
+        return;
+    }
+    for repeats in [0, 1, 3] {
+        let (before, _) = trap::state();
+        multiply_tiles(amx, repeats);
+        let (after, configured) = trap::state();
+        // Eight zeros, configuration and release.
+        assert_eq!(after - before, 8 + 4 * repeats + 2);
+        assert!(!configured, "released");
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[test]
 fn the_check_before_use_tells_a_unit_that_computes_something_else() {
     if amx_unit().is_none() {
         return;
@@ -150,6 +167,7 @@ fn vector_pairs_give_the_documented_sums() {
                 tail: Some(tail),
                 next,
                 before: &|_| (),
+                after: &|_, _| (),
                 c: &mut c,
                 resume: true,
             },

@@ -163,23 +163,23 @@ use each_depth;
 
 /// Deals what is fetched ahead to the tiles of a call.
 #[cfg(target_arch = "x86_64")]
-struct AheadOfTiles {
+pub(in crate::matrix) struct AheadOfTiles {
     start: *const f32,
     /// Elements between the fetches of two depths.
-    step: usize,
+    pub(in crate::matrix) step: usize,
     k: usize,
 }
 
 #[cfg(target_arch = "x86_64")]
 impl AheadOfTiles {
     /// `b` is fetched again where there is nothing else: it costs nothing, unlike to look up an address that is none.
-    fn new(next: Ahead, b: *const f32, tiles: usize, k: usize) -> Self {
+    pub(in crate::matrix) fn new(next: Ahead, b: *const f32, tiles: usize, k: usize) -> Self {
         let start = if next.elements == 0 { b } else { next.start };
         Self { start, step: next.elements.div_ceil((tiles * k).max(1)), k }
     }
 
     /// Where the next tile begins to fetch.
-    fn next(&mut self) -> *const f32 {
+    pub(in crate::matrix) fn next(&mut self) -> *const f32 {
         let start = self.start;
         self.start = start.wrapping_add(self.step * self.k);
         start
