@@ -25,6 +25,8 @@ const ROW_UNIT: usize = 14;
 const PANEL_BLOCK: usize = 32;
 /// Multiply-adds below which another task does not pay.
 const TASK_MULTIPLY_ADDS: usize = 1 << 19;
+/// Elements of a left operand up to which tasks share a copy of all of it: one over a vocabulary would take tens of megabytes.
+pub(super) const MOST_SHARED: usize = 1 << 20;
 /// Bytes of a weight below which another task of a few rows does not pay, and below which no second thread does.
 const TASK_BYTES: usize = 1 << 18;
 const PARALLEL_BYTES: usize = 1 << 20;
@@ -88,11 +90,26 @@ impl Product<'_> {
         // Rows are split first: their packing is then done once. Panels make up for what is missing.
         let row_parts = RowParts::new(self.rows, ROW_UNIT, ROW_BLOCK, wanted.min(threads));
         let panel_blocks = panels.div_ceil(PANEL_BLOCK).max(wanted.div_ceil(row_parts.count().max(1))).min(panels);
+        let mut scratch = LEFT.take();
+        // All tasks take the same rows: they are copied once.
+        let share = row_parts.count() == 1 && panel_blocks > 1 && self.rows * self.depth <= MOST_SHARED;
+        let shared = share.then(|| self.whole_left(isa, &mut scratch));
         parallel::tasks(row_parts.count() * panel_blocks, wanted > 1, |task| {
             let (rows, panel_block) = (row_parts.rows(task / panel_blocks), task % panel_blocks);
             // SAFETY: tasks write different rows or different panels; the rest is the caller's promise.
-            unsafe { self.block(isa, rows, part(panels, panel_blocks, panel_block)) };
+            unsafe { self.block(isa, rows, part(panels, panel_blocks, panel_block), shared) };
         });
+        LEFT.set(scratch);
+    }
+
+    /// All rows of the left operand: a block of [`ROW_STRIDE`] elements a row for every block of the depth.
+    fn whole_left<'b>(&self, isa: Isa, room: &'b mut Aligned) -> &'b [f32] {
+        let (rows, depth) = (self.rows, self.depth);
+        let left = room.room(depth.div_ceil(DEPTH_BLOCK) * rows * ROW_STRIDE);
+        for (start, block) in (0..depth).step_by(DEPTH_BLOCK).zip(left.chunks_mut(rows * ROW_STRIDE)) {
+            self.left.fill(isa, 0..rows, start..depth.min(start + DEPTH_BLOCK), block);
+        }
+        left
     }
 
     /// A few rows: all of them at once against every panel, which passes through the registers once.
@@ -102,19 +119,13 @@ impl Product<'_> {
     unsafe fn few_rows(&self, isa: Isa) {
         let (rows, depth) = (self.rows, self.depth);
         let panels = self.outputs.div_ceil(PANEL);
-        let blocks = depth.div_ceil(DEPTH_BLOCK);
         let mut scratch = LEFT.take();
-        let left = scratch.room(blocks * rows * ROW_STRIDE);
-        for block in 0..blocks {
-            let depth = block * DEPTH_BLOCK..depth.min((block + 1) * DEPTH_BLOCK);
-            self.left.fill(isa, 0..rows, depth, &mut left[block * rows * ROW_STRIDE..]);
-        }
+        let left = self.whole_left(isa, &mut scratch);
         let threads = rayon::current_num_threads();
         let bytes = 4 * panels * self.right.panels.panel_length(depth);
         let parallel = threads > 1 && bytes >= PARALLEL_BYTES;
         // As many for every thread, where there are panels enough.
         let tasks = if parallel { (bytes / TASK_BYTES / threads).clamp(1, 4) * threads } else { 1 }.min(panels);
-        let left = &*left;
         parallel::tasks(tasks, parallel, |task| {
             let mut results = [0.0; stream::RESULTS];
             let own = part(panels, tasks, task);
@@ -132,13 +143,16 @@ impl Product<'_> {
         LEFT.set(scratch);
     }
 
+    /// `shared` is what [`Product::whole_left`] made, if it did; `rows` are then all.
+    ///
     /// # Safety
     /// As [`Product::run`], for the rows and panels given.
-    unsafe fn block(&self, isa: Isa, rows: Range<usize>, panels: Range<usize>) {
+    unsafe fn block(&self, isa: Isa, rows: Range<usize>, panels: Range<usize>, shared: Option<&[f32]>) {
         let mut scratch = SCRATCH.take();
         let depth_blocks = self.depth.div_ceil(DEPTH_BLOCK).max(1);
         let first_row = rows.start;
-        let left = scratch.left.room(rows.len() * ROW_STRIDE);
+        let block_length = rows.len() * ROW_STRIDE;
+        let left = scratch.left.room(if shared.is_some() { 0 } else { block_length });
         let result_length = rows.len() * PANEL;
         // With one depth block every panel is finished at once and can use the same place.
         let kept_panels = if depth_blocks == 1 { 1 } else { panels.len() };
@@ -150,7 +164,15 @@ impl Product<'_> {
         for depth_block in 0..depth_blocks {
             // Cut where [`stream`] cuts, so that a row has the same bits either way.
             let depth = depth_block * DEPTH_BLOCK..self.depth.min((depth_block + 1) * DEPTH_BLOCK);
-            self.left.fill(isa, rows.clone(), depth.clone(), left);
+            let left = match shared {
+                Some(shared) => {
+                    &shared[depth_block * block_length..][..if depth.is_empty() { 0 } else { block_length }]
+                }
+                None => {
+                    self.left.fill(isa, rows.clone(), depth.clone(), left);
+                    &*left
+                }
+            };
             for panel in panels.clone() {
                 let outputs = PANEL.min(self.outputs - panel * PANEL);
                 let place = if depth_blocks == 1 { 0 } else { panel - panels.start };

@@ -64,28 +64,6 @@ impl Left<'_> {
     }
 }
 
-impl<'a> Left<'a> {
-    /// The depths `depth` of a row, in `buffer` if they do not lie as they are.
-    pub(crate) fn row<'b>(&self, isa: Isa, row: usize, depth: Range<usize>, buffer: &'b mut [f32]) -> &'b [f32]
-    where
-        'a: 'b,
-    {
-        let buffer = &mut buffer[..depth.len()];
-        match *self {
-            Left::Rows { data, stride, columns: None, scale: None } => return &data[row * stride..][depth],
-            Left::Rows { data, stride, columns, scale } => {
-                copy_row(isa, &data[row * stride..], columns, scale, depth, buffer);
-            }
-            Left::Transposed { data, stride } => {
-                for (out, k) in buffer.iter_mut().zip(depth) {
-                    *out = data[k * stride + row];
-                }
-            }
-        }
-        buffer
-    }
-}
-
 /// `out[i] = row[columns[k]] · scale[k]` for the depths `k` of `depth` in order.
 pub(crate) fn copy_row(
     isa: Isa,

@@ -21,12 +21,13 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::aligned::Aligned;
-use super::driver::Product;
+use super::driver::{MOST_SHARED, Product};
 use super::packed::PANEL;
 use super::split::{RowParts, part};
 use crate::cpu::{Bf16Unit, Isa};
 use crate::parallel;
-use operand::Weight;
+use operand::{GROUP_ROWS, Weight};
+use rayon::prelude::*;
 
 /// Depths of a step: what one tile holds in a row of 64 bytes.
 const STEP: usize = 32;
@@ -55,10 +56,18 @@ fn row_unit(unit: Bf16Unit) -> usize {
 
 /// Most panels of a task whose depth takes several fillings: their unfinished results stay in the second-level cache.
 const PANEL_BLOCK: usize = 24;
+/// Elements of a left operand from which on several threads round it before tasks share it.
+const PARALLEL_ROUNDING: usize = 1 << 14;
 /// Results of a product beyond which they are fetched before they are written: as many as half a second-level cache holds.
 const FAR: usize = 1 << 18;
 /// Multiply-adds below which another task does not pay: a hand-over takes as long.
-const TASK_MULTIPLY_ADDS: usize = 1 << 22;
+fn task_multiply_adds(unit: Bf16Unit) -> usize {
+    match unit {
+        #[cfg(target_arch = "x86_64")]
+        Bf16Unit::Avx512Bf16 => 1 << 20,
+        _ => 1 << 22,
+    }
+}
 
 /// One call of the innermost product: rows times a block of one panel.
 struct Block<'a> {
@@ -166,13 +175,25 @@ pub(crate) fn multiply_tiles(unit: Bf16Unit, repeats: usize) {
 #[derive(Default)]
 struct Scratch {
     left: Aligned<u32>,
-    row: Aligned,
     weight: Aligned<u32>,
     result: Aligned,
 }
 
 thread_local! {
     static SCRATCH: Cell<Scratch> = Cell::default();
+    static LEFT: Cell<Aligned<u32>> = Cell::default();
+}
+
+/// Rows of the left operand as words, `stride` apart, with room for whole tiles.
+#[derive(Clone, Copy)]
+struct Rounded<'a> {
+    words: &'a [u32],
+    stride: usize,
+}
+
+/// Words from one row to the next for so many steps: an odd number of lines spreads the rows over the sets of the cache.
+fn stride(steps: usize) -> usize {
+    STEP_WORDS * (steps | 1)
 }
 
 /// Computes a product whose right operand are the bf16 panels `words` in rayon's current pool.
@@ -182,20 +203,48 @@ thread_local! {
 pub(super) unsafe fn run(product: &Product<'_>, words: &[u32], isa: Isa, unit: Bf16Unit) {
     let work = product.rows * product.outputs * product.depth;
     let threads = rayon::current_num_threads();
-    let wanted = if threads == 1 { 1 } else { (work / TASK_MULTIPLY_ADDS).clamp(1, 2 * threads) };
+    let wanted = if threads == 1 { 1 } else { (work / task_multiply_adds(unit)).clamp(1, 4 * threads) };
     let panels = product.outputs.div_ceil(PANEL);
     let most_panels = if product.depth.div_ceil(STEP) > FILL_STEPS { PANEL_BLOCK } else { panels.max(1) };
     // Rows are split first: they are then rounded once. Panels make up for what is missing.
     let row_parts = RowParts::new(product.rows, row_unit(unit), ROW_BLOCK, wanted.min(threads));
     let panel_blocks = panels.div_ceil(most_panels).max(wanted.div_ceil(row_parts.count().max(1))).min(panels);
+    let mut left = LEFT.take();
+    // All tasks take the same rows: they are rounded once.
+    let share = row_parts.count() == 1 && panel_blocks > 1 && product.rows * product.depth <= MOST_SHARED;
+    let shared = share.then(|| {
+        let stride = stride(product.depth.div_ceil(STEP));
+        let words = left.room(product.rows.next_multiple_of(TILE_ROWS) * stride);
+        if product.rows * product.depth < PARALLEL_ROUNDING {
+            operand::round_rows(
+                &product.left,
+                isa,
+                unit,
+                0,
+                0..product.depth,
+                &mut words[..product.rows * stride],
+                stride,
+            );
+        } else {
+            words[..product.rows * stride].par_chunks_mut(GROUP_ROWS * stride).enumerate().for_each(
+                |(group, words)| {
+                    operand::round_rows(&product.left, isa, unit, group * GROUP_ROWS, 0..product.depth, words, stride);
+                },
+            );
+        }
+        Rounded { words, stride }
+    });
     parallel::tasks(row_parts.count() * panel_blocks, wanted > 1, |task| {
         let (rows, panel_block) = (row_parts.rows(task / panel_blocks), task % panel_blocks);
         let weight = Weight { words, stored_depth: product.right.stored_depth, index: product.right.index };
         // SAFETY: tasks write different rows or different panels; the rest is the caller's promise.
-        unsafe { block(product, weight, isa, unit, rows, part(panels, panel_blocks, panel_block)) };
+        unsafe { block(product, weight, isa, unit, rows, part(panels, panel_blocks, panel_block), shared) };
     });
+    LEFT.set(left);
 }
 
+/// `shared`: all rows and depths of the left operand, if they were rounded before.
+///
 /// # Safety
 /// As [`Product::run`], for the rows and panels given.
 unsafe fn block(
@@ -205,15 +254,14 @@ unsafe fn block(
     unit: Bf16Unit,
     rows: Range<usize>,
     panels: Range<usize>,
+    shared: Option<Rounded<'_>>,
 ) {
     let mut scratch = SCRATCH.take();
     let steps = product.depth.div_ceil(STEP);
-    let fills = steps.div_ceil(FILL_STEPS).max(1);
-    // An odd number of lines spreads the rows over the sets of the cache.
-    let stride = STEP_WORDS * (steps.div_ceil(fills) | 1);
+    let fills = if shared.is_some() { 1 } else { steps.div_ceil(FILL_STEPS).max(1) };
+    let stride = shared.map_or(stride(steps.div_ceil(fills)), |shared| shared.stride);
     let room = rows.len().next_multiple_of(TILE_ROWS);
-    let left = scratch.left.room(room * stride);
-    let buffer = scratch.row.room(FILL_STEPS * STEP);
+    let left = scratch.left.room(if shared.is_some() { 0 } else { room * stride });
     let regrouped = scratch.weight.room(BLOCK_STEPS * PANEL_STEP);
     // With one filling every panel is finished at once and can use the same place.
     let results = scratch.result.room(room * PANEL * if fills == 1 { 1 } else { panels.len() });
@@ -222,10 +270,11 @@ unsafe fn block(
     for fill in 0..fills {
         let filled = part(steps, fills, fill);
         let depth = filled.start * STEP..product.depth.min(filled.end * STEP);
-        for (row, out) in rows.clone().zip(left.chunks_mut(stride)) {
-            let values = product.left.row(isa, row, depth.clone(), buffer);
-            operand::round_row(isa, unit, values, &mut out[..STEP_WORDS * filled.len()]);
+        if shared.is_none() {
+            let words = &mut left[..rows.len() * stride];
+            operand::round_rows(&product.left, isa, unit, rows.start, depth, words, stride);
         }
+        let left = shared.map_or(&*left, |shared| &shared.words[rows.start * stride..]);
         for panel in panels.clone() {
             let place = if fills == 1 { 0 } else { panel - panels.start };
             let c = &mut results[place * room * PANEL..][..room * PANEL];

@@ -1,17 +1,68 @@
 //! The operands of a product of pairs: rows rounded to words of two depths, and the steps of a bf16 panel, which are taken
 //! as they lie, or paired anew where depths are gathered.
 
+use std::cell::Cell;
 use std::ops::Range;
 
-use super::{PANEL_STEP, STEP_WORDS};
+use super::{PANEL_STEP, STEP, STEP_WORDS};
 use crate::cpu::{Bf16Unit, Isa, kernel};
+use crate::matrix::aligned::Aligned;
 use crate::matrix::bf16::{panel_words, round};
+use crate::matrix::operand::Left;
 use crate::matrix::packed::PANEL;
+use crate::matrix::tile::{DEPTH_BLOCK, ROW_STRIDE};
+
+// A block that is gathered is whole steps.
+const _: () = assert!(DEPTH_BLOCK.is_multiple_of(STEP));
+
+/// Rows that are gathered together before they are rounded: with a block of the depth they stay in the first-level cache.
+pub(super) const GROUP_ROWS: usize = 16;
+
+thread_local! {
+    static GATHERED: Cell<Aligned> = Cell::default();
+}
+
+/// Rounds the depths `depth` of rows of a left operand, from the row `first` on, to rows of words `stride` apart that fill `out`; each
+/// is filled up with zeros to whole steps.
+pub(super) fn round_rows(
+    left: &Left<'_>,
+    isa: Isa,
+    unit: Bf16Unit,
+    first: usize,
+    depth: Range<usize>,
+    out: &mut [u32],
+    stride: usize,
+) {
+    let words = STEP_WORDS * depth.len().div_ceil(STEP);
+    if let Left::Rows { data, stride: row, columns: None, scale: None } = *left {
+        for (index, out) in out.chunks_mut(stride).enumerate() {
+            let values = &data[(first + index) * row..][depth.clone()];
+            round_row(isa, unit, values, &mut out[..words]);
+        }
+        return;
+    }
+    let mut scratch = GATHERED.take();
+    let gathered = scratch.room(GROUP_ROWS * ROW_STRIDE);
+    for (group, out) in out.chunks_mut(GROUP_ROWS * stride).enumerate() {
+        let first = first + group * GROUP_ROWS;
+        let rows = first..first + out.len().div_ceil(stride);
+        for start in depth.clone().step_by(DEPTH_BLOCK) {
+            let block = start..depth.end.min(start + DEPTH_BLOCK);
+            left.fill(isa, rows.clone(), block.clone(), gathered);
+            let place = (start - depth.start) / 2;
+            for (values, out) in gathered.chunks(ROW_STRIDE).zip(out.chunks_mut(stride)) {
+                let end = words.min(place + DEPTH_BLOCK / 2);
+                round_row(isa, unit, &values[..block.len()], &mut out[place..end]);
+            }
+        }
+    }
+    GATHERED.set(scratch);
+}
 
 /// Rounds a row to bf16, two depths a word, and fills up with zeros.
 ///
 /// Units take what is below the smallest normal number for zero; whether the rounding does so does not show.
-pub(super) fn round_row(isa: Isa, unit: Bf16Unit, values: &[f32], out: &mut [u32]) {
+fn round_row(isa: Isa, unit: Bf16Unit, values: &[f32], out: &mut [u32]) {
     let words = values.len().div_ceil(2);
     out[words..].fill(0);
     #[allow(unused_mut)]
