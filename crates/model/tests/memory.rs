@@ -226,7 +226,8 @@ fn word_tables_of_bf16_runs_are_rounded() {
             .collect();
         write_tensors(&place.path().join("model.safetensors"), &written, &BTreeMap::new()).expect("a file");
         let rounded = Checkpoint::open(place.path()).expect("checkpoint");
-        let batch = batch(&[9, 3, 14]);
+        // So few rows go through f32 products on every CPU; more may be rounded themselves, where bf16 is multiplied.
+        let batch = batch(&[5, 2, 4]);
         let logits = |checkpoint: &Checkpoint, precision| {
             let options = LoadOptions { precision, ..LoadOptions::default() };
             Model::load(checkpoint, &options).expect("model").0.forward(&batch).expect("logits")
