@@ -1,7 +1,7 @@
 """Times finegates and its peers in turns, on the same checkpoint and inputs in one run; writes a JSON file a suite.
 
     python bench/compare.py encoder texts latency --finegates target/release/finegates --work FOLDER \\
-        --minilm FOLDER --mpnet FOLDER --glue FOLDER [--rounds 10] [--output bench/results]
+        --minilm FOLDER --mpnet FOLDER --glue FOLDER [--rounds 10] --output bench/results/MACHINE
 
 Suites:
   machine   what the machine can do at most: `finegates bench` without a model
@@ -266,7 +266,7 @@ def main():
     parser.add_argument("--train-steps", type=int, default=20, help="steps of a training turn that count")
     parser.add_argument("--train-rounds", type=int, default=3, help="turns of each in the suite train")
     parser.add_argument("--only", nargs="+", help="entries whose name holds one of these words")
-    parser.add_argument("--output", type=Path, default=turns.ROOT / "bench/results", help="folder for the results")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the results: bench/results/MACHINE")
     arguments = parser.parse_args()
     # Peers run elsewhere, so that a path must not depend on where this began.
     for name, value in vars(arguments).items():

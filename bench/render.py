@@ -173,19 +173,29 @@ def provenance(result):
     return "; ".join(parts) + ".\n"
 
 
-def section(result, opens):
+def section(result, opens, level):
     """What a file says; under a heading of its own where its suite begins."""
     heading, words = SUITES[result["suite"]]
-    text = f"\n## {heading}\n\n{words}\n" if opens else ""
+    text = f"\n{level} {heading}\n\n{words}\n" if opens else ""
     if "machine" in result:
         text += "\n" + machine_table(result)
     for scenario in result.get("scenarios", []):
-        text += f"\n### {scenario['name']}\n\n{scenario_table(scenario)}"
+        text += f"\n{level}# {scenario['name']}\n\n{scenario_table(scenario)}"
     return f"{text}\n{provenance(result)}"
 
 
 def page(folder):
-    """The whole page; results of one suite may lie in several files, in the order of their names."""
+    """The whole page: the results of a folder, and those of its folders, one a machine."""
+    text = HEADER + sections(folder, "##")
+    for place in sorted(path for path in Path(folder).iterdir() if path.is_dir()):
+        name = place / "NAME"
+        heading = name.read_text(encoding="utf-8").strip() if name.exists() else place.name
+        text += f"\n## {heading}\n{sections(place, '###')}"
+    return text
+
+
+def sections(folder, level):
+    """The results of one machine; those of one suite may lie in several files, in the order of their names."""
     results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(Path(folder).glob("*.json"))]
     for result in results:
         found = result.get("format_version")
@@ -197,7 +207,7 @@ def page(folder):
     order = list(SUITES)
     results.sort(key=lambda result: order.index(result["suite"]))
     before = [None, *(result["suite"] for result in results)]
-    return HEADER + "".join(section(result, result["suite"] != suite) for result, suite in zip(results, before))
+    return "".join(section(result, result["suite"] != suite, level) for result, suite in zip(results, before))
 
 
 def main():

@@ -103,6 +103,19 @@ class Render(unittest.TestCase):
         self.assertIn("Failed: OpenVINO bf16: no such operation", page)
         self.assertIn("commit abc, a CPU, 2 threads; torch 2.15.0; cores busy elsewhere at most 0.02.", page)
 
+    def test_every_machine_has_a_heading(self):
+        with tempfile.TemporaryDirectory() as place:
+            for name, heading in (("b", None), ("a", "The first one\n")):
+                folder = Path(place) / name
+                folder.mkdir()
+                (folder / "encoder.json").write_text(json.dumps(result()), encoding="utf-8")
+                if heading:
+                    (folder / "NAME").write_text(heading, encoding="utf-8")
+            page = render.page(place)
+        headings = [line for line in page.splitlines() if line.startswith("#")]
+        self.assertEqual(headings[1:4], ["## The first one", "### Encoders", "#### a shape"])
+        self.assertEqual(headings[4:], ["## b", "### Encoders", "#### a shape"])
+
     def test_decoding_counts_by_the_token(self):
         times = {"median": 64.0, "lower_quartile": 32.0, "upper_quartile": 96.0, "times": []}
         entry = {"by": "finegates", "name": "finegates bf16", "precision": "bf16"}
