@@ -1,4 +1,4 @@
-"""Writes docs/performance.md from the results in bench/results, and nothing that is not in them.
+"""Writes docs/performance.md and docs/cpu-time.svg from the results in bench/results, and nothing that is not in them.
 
     python bench/render.py             writes the page
     python bench/render.py --check     exit status 1 if the page is not what the results say
@@ -10,6 +10,8 @@ import argparse
 import json
 import sys
 from pathlib import Path
+
+import figure
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMAT_VERSION = 1
@@ -43,7 +45,11 @@ SUITES = {
         "a block as large as the weights over and over.",
     ),
     "decoder-1b": ("Decoders of a thousand million parameters", "As above, with random weights."),
-    "cpu-time": ("CPU time against what is removed", "Time of all threads, of random rows and columns removed."),
+    "cpu-time": (
+        "CPU time against what is removed",
+        "Time of all threads, of random rows and columns removed. In the figure the dashed line is time in proportion to what is "
+        "removed.\n\n![CPU time saved against the share removed](cpu-time.svg)",
+    ),
 }
 HEADER = """\
 # Performance
@@ -184,17 +190,28 @@ def section(result, opens, level):
     return f"{text}\n{provenance(result)}"
 
 
-def page(folder):
-    """The whole page: the results of a folder, and those of its folders, one a machine."""
-    text = HEADER + sections(folder, "##")
+def machines(folder):
+    """The folders of the machines, each with its name."""
     for place in sorted(path for path in Path(folder).iterdir() if path.is_dir()):
         name = place / "NAME"
-        heading = name.read_text(encoding="utf-8").strip() if name.exists() else place.name
-        text += f"\n## {heading}\n{sections(place, '###')}"
-    return text
+        yield (name.read_text(encoding="utf-8").strip() if name.exists() else place.name), place
 
 
-def sections(folder, level):
+def page(folder):
+    """The whole page: the results of a folder, and those of its folders, one a machine."""
+    text = HEADER + sections(read(folder), "##")
+    return text + "".join(f"\n## {name}\n{sections(read(place), '###')}" for name, place in machines(folder))
+
+
+def cpu_time_figure(folder):
+    """The figure of the suite `cpu-time`; None without results of it."""
+    everywhere = [("", read(folder)), *((name, read(place)) for name, place in machines(folder))]
+    found = [(name, result) for name, results in everywhere for result in results if result["suite"] == "cpu-time"]
+    one = len({name for name, _ in found}) == 1
+    return figure.cpu_time([("" if one else name, result) for name, result in found])
+
+
+def read(folder):
     """The results of one machine; those of one suite may lie in several files, in the order of their names."""
     results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(Path(folder).glob("*.json"))]
     for result in results:
@@ -205,7 +222,10 @@ def sections(folder, level):
     if unknown:
         raise SystemExit(f"unknown suites: {', '.join(sorted(unknown))}")
     order = list(SUITES)
-    results.sort(key=lambda result: order.index(result["suite"]))
+    return sorted(results, key=lambda result: order.index(result["suite"]))
+
+
+def sections(results, level):
     before = [None, *(result["suite"] for result in results)]
     return "".join(section(result, result["suite"] != suite, level) for result, suite in zip(results, before))
 
@@ -216,12 +236,16 @@ def main():
     parser.add_argument("--results", type=Path, default=ROOT / "bench/results")
     parser.add_argument("--page", type=Path, default=ROOT / "docs/performance.md")
     arguments = parser.parse_args()
-    text = page(arguments.results)
-    if not arguments.check:
-        arguments.page.write_text(text, encoding="utf-8")
-    elif not arguments.page.exists() or arguments.page.read_text(encoding="utf-8") != text:
-        print(f"{arguments.page}: is not what the results say; run python bench/render.py", file=sys.stderr)
-        raise SystemExit(1)
+    wanted = {arguments.page: page(arguments.results)}
+    drawn = cpu_time_figure(arguments.results)
+    if drawn is not None:
+        wanted[arguments.page.with_name("cpu-time.svg")] = drawn
+    for path, text in wanted.items():
+        if not arguments.check:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            print(f"{path}: is not what the results say; run python bench/render.py", file=sys.stderr)
+            raise SystemExit(1)
 
 
 if __name__ == "__main__":

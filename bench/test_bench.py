@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import figure  # noqa: E402
 import render  # noqa: E402
 import turns  # noqa: E402
 
@@ -103,6 +104,22 @@ class Render(unittest.TestCase):
         self.assertIn("Failed: OpenVINO bf16: no such operation", page)
         self.assertIn("commit abc, a CPU, 2 threads; torch 2.15.0; cores busy elsewhere at most 0.02.", page)
 
+    def test_shares_are_of_the_peak_of_their_precision(self):
+        times = {"median": 10.0, "lower_quartile": 9.0, "upper_quartile": 12.0, "times": []}
+        entries = [
+            {"by": "finegates", "name": f"finegates {precision}", "precision": precision, "ms": times, "gflops": gflops, "peak_gflops": peak}
+            for precision, gflops, peak in (("f32", 60.0, 100.0), ("bf16", 100.0, 400.0))
+        ]
+        page = self.page(result("encoder", entries))
+        self.assertIn("| finegates f32 | 10 (9–12) | 400 | 60 | 60 % |", page)
+        self.assertIn("| finegates bf16 | 10 (9–12) | 400 | 100 | 25 % |", page)
+        memory = {"block_bytes": 1e9, "gb_per_second_one_thread": 1.0, "gb_per_second": 2.0}
+        peaks = {"gflops_one_thread": 3.0, "gflops": 4.0, "memory": memory}
+        plain = self.page(result("machine", machine={"peaks": peaks}, scenarios=[]))
+        self.assertNotIn("bf16", plain)
+        both = self.page(result("machine", machine={"peaks": peaks | {"bf16": {"gflops_one_thread": 5.0, "gflops": 6.0}}}, scenarios=[]))
+        self.assertIn("| f32 multiply-adds, GFLOP/s | 3 | 4 |\n| bf16 multiply-adds, GFLOP/s | 5 | 6 |", both)
+
     def test_every_machine_has_a_heading(self):
         with tempfile.TemporaryDirectory() as place:
             for name, heading in (("b", None), ("a", "The first one\n")):
@@ -124,6 +141,18 @@ class Render(unittest.TestCase):
         given["scenarios"][0]["input"] = {"batch": 1, "length": 128, "steps": 32}
         page = self.page(given)
         self.assertIn("| finegates bf16 | 2 (1–3) | 500 | 200 |", page)
+
+    def test_the_figure_shows_what_removal_saves(self):
+        def entry(cpu, **given):
+            times = {"median": cpu, "lower_quartile": cpu, "upper_quartile": cpu, "times": [cpu]}
+            return {"by": "finegates", "name": "finegates bf16", "precision": "bf16", "ms": times, "cpu_ms": times} | given
+
+        given = result("cpu-time", [entry(40.0), entry(30.0, removed_with_liveness=0.5)])
+        self.assertEqual(figure.curves([("", given)]), [("a shape", [(0.0, 0.0), (0.5, 0.25)])])
+        drawn = figure.cpu_time([("here", given)])
+        self.assertIn("a shape (here)</text>", drawn)
+        self.assertIn('points="64.0,374.0 660.0,209.0"', drawn)
+        self.assertIsNone(figure.cpu_time([]))
 
     def test_results_of_another_format_or_suite_are_refused(self):
         with self.assertRaises(SystemExit):

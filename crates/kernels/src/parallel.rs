@@ -154,3 +154,39 @@ pub(crate) fn columns_mut(out: &mut [f32], elements: usize, work: impl Fn(usize,
         out.par_chunks_mut(TASK_COLUMNS).enumerate().for_each(|(index, chunk)| work(index * TASK_COLUMNS, chunk));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once_also_inside_others() {
+        for threads in [1, 2, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
+            let counts: Vec<AtomicUsize> = (0..7 * 11).map(|_| AtomicUsize::new(0)).collect();
+            pool.install(|| {
+                tasks(7, true, |outer| {
+                    tasks(11, true, |inner| {
+                        counts[outer * 11 + inner].fetch_add(1, Ordering::Relaxed);
+                    });
+                });
+                tasks(0, true, |_| panic!("there is no task"));
+            });
+            assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{threads} threads: {counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_task_that_panics_is_heard_of_and_the_pool_goes_on() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("pool");
+        for bad in [0, 4, 8] {
+            let run = || pool.install(|| tasks(9, true, |task| assert_ne!(task, bad)));
+            assert!(catch_unwind(AssertUnwindSafe(run)).is_err(), "task {bad}");
+        }
+        let done = AtomicUsize::new(0);
+        pool.install(|| tasks(9, true, |_| _ = done.fetch_add(1, Ordering::Relaxed)));
+        assert_eq!(done.into_inner(), 9);
+    }
+}

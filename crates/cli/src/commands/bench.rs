@@ -42,8 +42,9 @@ tokens one at a time (decode), for which all weights are read once a step.
 
 GFLOP/s count the multiply-adds of projections, attention and head, two operations each. The peak is
 that of a loop of multiply-adds in registers on as many threads: of bf16 for models held in it
-where the CPU multiplies bf16, otherwise of f32. Bandwidth is that of reading a block as large as
-the weights over and over. Both are measured here and now.
+where the CPU multiplies bf16 (an input of at most 14 tokens still goes through f32), otherwise of
+f32. Bandwidth is that of reading a block as large as the weights over and over. Both are measured
+here and now.
 
 With --on-request a line says that the models are ready; every line on standard input then starts a
 round, which is answered by a line with an object of its times, and the end of the input by the

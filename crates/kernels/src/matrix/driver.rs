@@ -18,14 +18,16 @@ use crate::activation::{self, Activation};
 use crate::cpu::{Bf16Unit, Isa, kernel};
 use crate::parallel::{self, Shared};
 
-/// Most rows of a task, in units of a tile's: with a depth block they fill a part of the second-level cache.
+/// Most rows of a task, in units: with a depth block they fill a part of the second-level cache.
 const ROW_BLOCK: usize = 8;
+/// Rows that tasks are a multiple of: those of a tile of AVX-512, and not far from two of the others' tiles of 6.
 const ROW_UNIT: usize = 14;
 /// Most panels of a task: their unfinished results stay in the second-level cache.
 const PANEL_BLOCK: usize = 32;
 /// Multiply-adds below which another task does not pay.
 const TASK_MULTIPLY_ADDS: usize = 1 << 19;
-/// Elements of a left operand up to which tasks share a copy of all of it: one over a vocabulary would take tens of megabytes.
+/// Elements of a left operand up to which tasks share a copy of it, also where it is more than the second-level cache holds: one over a
+/// vocabulary would take tens of megabytes.
 pub(super) const MOST_SHARED: usize = 1 << 20;
 /// Bytes of a weight below which another task of a few rows does not pay, and below which no second thread does.
 const TASK_BYTES: usize = 1 << 18;
@@ -92,12 +94,13 @@ impl Product<'_> {
         let panel_blocks = panels.div_ceil(PANEL_BLOCK).max(wanted.div_ceil(row_parts.count().max(1))).min(panels);
         let mut scratch = LEFT.take();
         // All tasks take the same rows: they are copied once.
-        let share = row_parts.count() == 1 && panel_blocks > 1 && self.rows * self.depth <= MOST_SHARED;
-        let shared = share.then(|| self.whole_left(isa, &mut scratch));
+        let elements = self.rows * self.depth;
+        let share = row_parts.count() == 1 && panel_blocks > 1 && (1..=MOST_SHARED).contains(&elements);
+        let whole = share.then(|| self.whole_left(isa, &mut scratch));
         parallel::tasks(row_parts.count() * panel_blocks, wanted > 1, |task| {
             let (rows, panel_block) = (row_parts.rows(task / panel_blocks), task % panel_blocks);
             // SAFETY: tasks write different rows or different panels; the rest is the caller's promise.
-            unsafe { self.block(isa, rows, part(panels, panel_blocks, panel_block), shared) };
+            unsafe { self.block(isa, rows, part(panels, panel_blocks, panel_block), whole) };
         });
         LEFT.set(scratch);
     }
@@ -143,16 +146,16 @@ impl Product<'_> {
         LEFT.set(scratch);
     }
 
-    /// `shared` is what [`Product::whole_left`] made, if it did; `rows` are then all.
+    /// `whole` is what [`Product::whole_left`] made, if it did; `rows` are then all.
     ///
     /// # Safety
     /// As [`Product::run`], for the rows and panels given.
-    unsafe fn block(&self, isa: Isa, rows: Range<usize>, panels: Range<usize>, shared: Option<&[f32]>) {
+    unsafe fn block(&self, isa: Isa, rows: Range<usize>, panels: Range<usize>, whole: Option<&[f32]>) {
         let mut scratch = SCRATCH.take();
         let depth_blocks = self.depth.div_ceil(DEPTH_BLOCK).max(1);
         let first_row = rows.start;
         let block_length = rows.len() * ROW_STRIDE;
-        let left = scratch.left.room(if shared.is_some() { 0 } else { block_length });
+        let left = scratch.left.room(if whole.is_some() { 0 } else { block_length });
         let result_length = rows.len() * PANEL;
         // With one depth block every panel is finished at once and can use the same place.
         let kept_panels = if depth_blocks == 1 { 1 } else { panels.len() };
@@ -164,10 +167,8 @@ impl Product<'_> {
         for depth_block in 0..depth_blocks {
             // Cut where [`stream`] cuts, so that a row has the same bits either way.
             let depth = depth_block * DEPTH_BLOCK..self.depth.min((depth_block + 1) * DEPTH_BLOCK);
-            let left = match shared {
-                Some(shared) => {
-                    &shared[depth_block * block_length..][..if depth.is_empty() { 0 } else { block_length }]
-                }
+            let left = match whole {
+                Some(whole) => &whole[depth_block * block_length..][..block_length],
                 None => {
                     self.left.fill(isa, rows.clone(), depth.clone(), left);
                     &*left

@@ -272,10 +272,10 @@ const BOTH: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
 #[test]
 fn products_have_the_same_bits_for_any_number_of_threads() {
-    // Beyond the bytes below which a few rows stay on one thread.
+    // Beyond the bytes below which a few rows stay on one thread; 60 rows are one part, whose copy tasks on several threads share.
     let (outputs, depth) = (1_110, 517);
     let weight = numbers(1, outputs * depth);
-    for (precision, rows) in BOTH.into_iter().flat_map(|precision| [1, 5, 9, 203].map(|rows| (precision, rows))) {
+    for (precision, rows) in BOTH.into_iter().flat_map(|precision| [1, 5, 9, 60, 203].map(|rows| (precision, rows))) {
         let packed = PackedMatrix::rows_in(precision, &weight, outputs, depth, None);
         let x = numbers(2, rows * depth);
         let run = |threads: usize| {
@@ -286,6 +286,28 @@ fn products_have_the_same_bits_for_any_number_of_threads() {
         assert!(one.iter().any(|&bits| bits != 0));
         assert_eq!(one, run(2), "{precision}, {rows} rows");
         assert_eq!(one, run(3), "{precision}, {rows} rows");
+    }
+}
+
+/// Many outputs make several tasks even where there is nothing to multiply.
+#[test]
+fn without_depth_the_bias_is_left() {
+    let outputs = 1_100;
+    let bias = numbers(1, outputs);
+    for (precision, stored, rows) in BOTH.into_iter().flat_map(|precision| {
+        [0, 5].into_iter().flat_map(move |stored| [1, 2, 20, 130].map(|rows| (precision, stored, rows)))
+    }) {
+        let packed = PackedMatrix::rows_in(precision, &numbers(2, outputs * stored), outputs, stored, None);
+        for isa in Isa::available() {
+            let mut found = vec![f32::NAN; rows * outputs];
+            let (data, columns) = (&numbers(3, rows * stored)[..], Some(&[][..]));
+            let input = Input { data, rows, stride: stored, columns, scale: None };
+            let (columns, activation) = (None, Activation::None);
+            let mut output =
+                Output { data: &mut found, stride: outputs, columns, bias: Some(&bias), scale: None, activation, add: false };
+            with_isa(isa, || multiply(&input, &packed, Some(&[]), &mut output));
+            assert!(found.chunks(outputs).all(|row| row == bias), "{isa} {precision}: {rows} rows of {stored}");
+        }
     }
 }
 

@@ -245,7 +245,7 @@ unsafe fn one_tile(job: Job) {
     }
 }
 
-/// Four products of tiles, `repeats` times, of whatever the registers hold.
+/// Four products of tiles, `repeats` times, of zeros.
 ///
 /// # Safety
 /// AMX is available and configured on this thread.

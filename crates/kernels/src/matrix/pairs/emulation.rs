@@ -47,6 +47,7 @@ pub(super) fn vector_lane(sum: f32, a: u32, b: u32) -> f32 {
 /// The block product with the sums of AMX.
 #[cfg(test)]
 pub(super) fn multiply(block: &mut Block<'_>) {
+    (block.before)(0..block.rows);
     let steps = block.b.chunks(PANEL_STEP).chain(block.tail);
     if !block.resume {
         block.c[..block.rows * PANEL].fill(0.0);
@@ -60,6 +61,5 @@ pub(super) fn multiply(block: &mut Block<'_>) {
             }
         }
     }
-    (block.before)(0..block.rows);
     (block.after)(0, &mut block.c[..block.rows * PANEL]);
 }

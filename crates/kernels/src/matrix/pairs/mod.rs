@@ -1,8 +1,8 @@
 //! Products of bf16 by units that multiply pairs: the left operand is rounded to bf16 while it is gathered and scaled, two
 //! depths to a word; the bf16 panels are taken as they lie; sums are `f32`. One driver; a thin file a unit.
 //!
-//! A result depends on the depth alone, never on how rows or panels were split: blocks of the depth are cut at places
-//! fixed by it. Results differ from those of the `f32` tiles by the rounding of the left operand
+//! A result depends on the depth alone, never on how rows or panels were split: a sum goes through the depth step by step, and where
+//! a block ends it is only put down and taken up again. Results differ from those of the `f32` tiles by the rounding of the left operand
 //! (`docs/decisions/0005-bf16-products.md`), and between units by the order of the sum.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -40,11 +40,18 @@ const TILE_ROWS: usize = 16;
 
 /// Most steps that a panel's block has: 32 KiB stay in the first-level cache while rows pass by.
 const BLOCK_STEPS: usize = 16;
-/// Most steps for which the left block is filled at a time: with the rows of a task on AMX 1 MiB, half a second-level cache.
+/// Most steps for which the left block is filled at a time: with the rows of a task on AMX 1 MiB, half a second-level cache. A block
+/// that tasks share is of the whole depth.
 const FILL_STEPS: usize = 64;
 /// Most rows of a task, in units.
 const ROW_BLOCK: usize = 8;
 
+/// Most panels of a task whose depth takes several fillings: their unfinished results stay in the second-level cache.
+const PANEL_BLOCK: usize = 24;
+/// Elements of a left operand from which on several threads round it before tasks share it.
+const PARALLEL_ROUNDING: usize = 1 << 14;
+/// Results of a product beyond which they are fetched before they are written: as many as half a second-level cache holds.
+const FAR: usize = 1 << 18;
 /// Rows that a unit computes at once.
 fn row_unit(unit: Bf16Unit) -> usize {
     match unit {
@@ -54,12 +61,6 @@ fn row_unit(unit: Bf16Unit) -> usize {
     }
 }
 
-/// Most panels of a task whose depth takes several fillings: their unfinished results stay in the second-level cache.
-const PANEL_BLOCK: usize = 24;
-/// Elements of a left operand from which on several threads round it before tasks share it.
-const PARALLEL_ROUNDING: usize = 1 << 14;
-/// Results of a product beyond which they are fetched before they are written: as many as half a second-level cache holds.
-const FAR: usize = 1 << 18;
 /// Multiply-adds below which another task does not pay: a hand-over takes as long.
 fn task_multiply_adds(unit: Bf16Unit) -> usize {
     match unit {
@@ -211,11 +212,12 @@ pub(super) unsafe fn run(product: &Product<'_>, words: &[u32], isa: Isa, unit: B
     let panel_blocks = panels.div_ceil(most_panels).max(wanted.div_ceil(row_parts.count().max(1))).min(panels);
     let mut left = LEFT.take();
     // All tasks take the same rows: they are rounded once.
-    let share = row_parts.count() == 1 && panel_blocks > 1 && product.rows * product.depth <= MOST_SHARED;
-    let shared = share.then(|| {
+    let elements = product.rows * product.depth;
+    let share = row_parts.count() == 1 && panel_blocks > 1 && (1..=MOST_SHARED).contains(&elements);
+    let whole = share.then(|| {
         let stride = stride(product.depth.div_ceil(STEP));
         let words = left.room(product.rows.next_multiple_of(TILE_ROWS) * stride);
-        if product.rows * product.depth < PARALLEL_ROUNDING {
+        if threads == 1 || elements < PARALLEL_ROUNDING {
             operand::round_rows(
                 &product.left,
                 isa,
@@ -238,12 +240,12 @@ pub(super) unsafe fn run(product: &Product<'_>, words: &[u32], isa: Isa, unit: B
         let (rows, panel_block) = (row_parts.rows(task / panel_blocks), task % panel_blocks);
         let weight = Weight { words, stored_depth: product.right.stored_depth, index: product.right.index };
         // SAFETY: tasks write different rows or different panels; the rest is the caller's promise.
-        unsafe { block(product, weight, isa, unit, rows, part(panels, panel_blocks, panel_block), shared) };
+        unsafe { block(product, weight, isa, unit, rows, part(panels, panel_blocks, panel_block), whole) };
     });
     LEFT.set(left);
 }
 
-/// `shared`: all rows and depths of the left operand, if they were rounded before.
+/// `whole`: all rows and depths of the left operand, if they were rounded before.
 ///
 /// # Safety
 /// As [`Product::run`], for the rows and panels given.
@@ -254,14 +256,14 @@ unsafe fn block(
     unit: Bf16Unit,
     rows: Range<usize>,
     panels: Range<usize>,
-    shared: Option<Rounded<'_>>,
+    whole: Option<Rounded<'_>>,
 ) {
     let mut scratch = SCRATCH.take();
     let steps = product.depth.div_ceil(STEP);
-    let fills = if shared.is_some() { 1 } else { steps.div_ceil(FILL_STEPS).max(1) };
-    let stride = shared.map_or(stride(steps.div_ceil(fills)), |shared| shared.stride);
+    let fills = if whole.is_some() { 1 } else { steps.div_ceil(FILL_STEPS).max(1) };
+    let stride = whole.map_or(stride(steps.div_ceil(fills)), |whole| whole.stride);
     let room = rows.len().next_multiple_of(TILE_ROWS);
-    let left = scratch.left.room(if shared.is_some() { 0 } else { room * stride });
+    let left = scratch.left.room(if whole.is_some() { 0 } else { room * stride });
     let regrouped = scratch.weight.room(BLOCK_STEPS * PANEL_STEP);
     // With one filling every panel is finished at once and can use the same place.
     let results = scratch.result.room(room * PANEL * if fills == 1 { 1 } else { panels.len() });
@@ -270,11 +272,11 @@ unsafe fn block(
     for fill in 0..fills {
         let filled = part(steps, fills, fill);
         let depth = filled.start * STEP..product.depth.min(filled.end * STEP);
-        if shared.is_none() {
+        if whole.is_none() {
             let words = &mut left[..rows.len() * stride];
             operand::round_rows(&product.left, isa, unit, rows.start, depth, words, stride);
         }
-        let left = shared.map_or(&*left, |shared| &shared.words[rows.start * stride..]);
+        let left = whole.map_or(&*left, |whole| &whole.words[rows.start * stride..]);
         for panel in panels.clone() {
             let place = if fills == 1 { 0 } else { panel - panels.start };
             let c = &mut results[place * room * PANEL..][..room * PANEL];

@@ -245,6 +245,53 @@ fn pairs_give_the_same_bits_for_any_number_of_threads_and_rows() {
     }
 }
 
+/// One part of rows, which several tasks share, over depths of several blocks and fillings: gathered close together and far apart, and
+/// scaled. One thread takes the depth in fillings, several take the copy that they share; few elements are rounded by one, many by all.
+#[test]
+fn what_tasks_share_of_the_left_operand_does_not_show() {
+    for (rows, stored, outputs) in [(20, 600, 700), (40, 2_600, 200)] {
+        let packed = PackedMatrix::rows_in(Precision::Bf16, &numbers(1, outputs * stored), outputs, stored, None);
+        let (x, scale) = (numbers(2, rows * stored), numbers(3, stored));
+        assert!((rows * stored < PARALLEL_ROUNDING) == (rows == 20) && rows * outputs * stored > 2 << 22);
+        let of = |step: u32| (0..stored as u32).filter(|k| k % step == step / 2).collect::<Vec<u32>>();
+        for columns in [None, Some(of(7)), Some((0..stored as u32).filter(|k| k % 5 != 1).collect())] {
+            let depth = columns.as_ref().map_or(stored, Vec::len);
+            for unit in units() {
+                let run = |threads: usize| {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
+                    let mut found = vec![0.0; rows * outputs];
+                    let (columns, scale) = (columns.as_deref(), columns.as_ref().map(|_| &scale[..depth]));
+                    let input = Input { data: &x, rows, stride: stored, columns, scale };
+                    let (bias, activation) = (None, Activation::None);
+                    let mut output =
+                        Output { data: &mut found, stride: outputs, columns: None, bias, scale: None, activation, add: false };
+                    pool.install(|| with_bf16_unit(unit, || multiply(&input, &packed, input.columns, &mut output)));
+                    found
+                };
+                let one = run(1);
+                for threads in [2, 3] {
+                    assert_eq!(bits(&one), bits(&run(threads)), "{unit}: {rows} rows of {depth}, {threads} threads");
+                }
+                // The last row against the definition.
+                let mut weight = vec![0.0; stored];
+                for n in [0, 117, outputs - 1] {
+                    packed.unpack_row(n, &mut weight);
+                    let sum: f64 = (0..depth)
+                        .map(|k| {
+                            let column = columns.as_ref().map_or(k, |columns| columns[k] as usize);
+                            let scale = columns.as_ref().map_or(1.0, |_| scale[k]);
+                            let left = Precision::Bf16.round(scale * x[(rows - 1) * stored + column]);
+                            f64::from(left) * f64::from(weight[column])
+                        })
+                        .sum();
+                    let found = f64::from(one[(rows - 1) * outputs + n]);
+                    assert!((found - sum).abs() < 1e-3 * (depth as f64).sqrt(), "{unit}: {found} {sum}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn few_rows_and_f32_weights_do_not_go_through_a_unit() {
     let (outputs, depth) = (40, 300);
