@@ -16,6 +16,7 @@ mod stream;
 mod tests;
 pub(crate) mod tile;
 pub(crate) mod transpose;
+mod weights;
 
 pub use crate::activation::Activation;
 pub use packed::{PANEL, PackedMatrix, Precision};

@@ -10,6 +10,7 @@ use super::aligned::Aligned;
 use super::bf16::{narrow_run, panel_words, round, widen};
 use super::operand::{Panels, Right};
 use super::transpose::{GROUP, transpose_group};
+use super::weights::{Place, Weights};
 use crate::cpu;
 use crate::parallel::{self, Shared};
 
@@ -78,8 +79,8 @@ impl fmt::Display for Precision {
 
 #[derive(Debug, Clone)]
 enum Storage {
-    F32(Aligned),
-    Bf16(Aligned<u32>),
+    F32(Weights<f32>),
+    Bf16(Weights<u32>),
 }
 
 /// A weight packed once for many products.
@@ -106,7 +107,7 @@ impl PackedMatrix {
     pub fn rows_in(precision: Precision, weight: &[f32], rows: usize, columns: usize, kept: Option<&[u32]>) -> Self {
         assert_eq!(weight.len(), rows * columns, "PackedMatrix::rows: weight of {rows} rows and {columns} columns");
         let outputs = kept_count("PackedMatrix::rows", kept, rows);
-        Self::filled(precision, outputs, columns, fill_of_rows(weight, outputs, columns, kept))
+        Self::filled(precision, Place::Shared, outputs, columns, fill_of_rows(weight, outputs, columns, kept))
     }
 
     /// As [`PackedMatrix::rows_in`] of a weight with other values, in the room that is there if it is as large.
@@ -140,11 +141,11 @@ impl PackedMatrix {
         assert_eq!(weight.len(), rows * columns, "PackedMatrix::columns: weight of {rows} rows and {columns} columns");
         let outputs = kept_count("PackedMatrix::columns", kept, columns);
         if precision == Precision::F32 {
-            let mut panels = Aligned::zeros(outputs.div_ceil(PANEL) * rows * PANEL);
+            let mut panels = Weights::zeros(outputs.div_ceil(PANEL) * rows * PANEL, Place::Shared);
             pack_columns(weight, columns, rows, outputs, kept, panels.as_mut_slice());
             return Self { outputs, depth: rows, panels: Storage::F32(panels) };
         }
-        Self::filled(precision, outputs, rows, |panel, run, out| {
+        Self::filled(precision, Place::Shared, outputs, rows, |panel, run, out| {
             let first = panel * PANEL;
             copy_columns(weight, columns, run, first, PANEL.min(outputs - first), kept, out);
         })
@@ -172,7 +173,7 @@ impl PackedMatrix {
     pub fn repack(&self, kept_outputs: Option<&[u32]>) -> Self {
         let outputs = kept_count("PackedMatrix::repack", kept_outputs, self.outputs);
         let panels = self.panels();
-        Self::filled(self.precision(), outputs, self.depth, |panel, run, out| {
+        Self::filled(self.precision(), Place::of(kept_outputs), outputs, self.depth, |panel, run, out| {
             let lanes = PANEL.min(outputs - panel * PANEL);
             let places: [usize; PANEL] = std::array::from_fn(|lane| {
                 let output = panel * PANEL + lane.min(lanes - 1);
@@ -193,7 +194,7 @@ impl PackedMatrix {
     pub fn transposed(&self, kept_depths: Option<&[u32]>) -> Self {
         let outputs = kept_count("PackedMatrix::transposed", kept_depths, self.depth);
         let panels = self.panels();
-        Self::filled(self.precision(), outputs, self.outputs, |panel, run, out| {
+        Self::filled(self.precision(), Place::of(kept_depths), outputs, self.outputs, |panel, run, out| {
             let lanes = PANEL.min(outputs - panel * PANEL);
             for lane in 0..PANEL {
                 let output = panel * PANEL + lane.min(lanes - 1);
@@ -250,6 +251,7 @@ impl PackedMatrix {
     /// [`RUN`] on.
     fn filled(
         precision: Precision,
+        place: Place,
         outputs: usize,
         depth: usize,
         fill: impl Fn(usize, Range<usize>, &mut [f32]) + Sync,
@@ -258,13 +260,13 @@ impl PackedMatrix {
         let parallel = outputs * depth > parallel::TASK_ELEMENTS;
         let panels = match precision {
             Precision::F32 => {
-                let mut data = Aligned::zeros(panels * depth * PANEL);
+                let mut data = Weights::zeros(panels * depth * PANEL, place);
                 fill_panels(data.as_mut_slice(), outputs, depth, fill);
                 Storage::F32(data)
             }
             Precision::Bf16 => {
                 let (isa, length) = (cpu::isa(), panel_words(depth));
-                let mut data = Aligned::<u32>::zeros(panels * length);
+                let mut data = Weights::<u32>::zeros(panels * length, place);
                 let fill_group = |group: usize, out: &mut [u32]| {
                     let mut rows = Aligned::<f32>::zeros(RUN * PANEL);
                     for run in runs(depth) {

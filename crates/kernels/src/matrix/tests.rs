@@ -303,8 +303,15 @@ fn without_depth_the_bias_is_left() {
             let (data, columns) = (&numbers(3, rows * stored)[..], Some(&[][..]));
             let input = Input { data, rows, stride: stored, columns, scale: None };
             let (columns, activation) = (None, Activation::None);
-            let mut output =
-                Output { data: &mut found, stride: outputs, columns, bias: Some(&bias), scale: None, activation, add: false };
+            let mut output = Output {
+                data: &mut found,
+                stride: outputs,
+                columns,
+                bias: Some(&bias),
+                scale: None,
+                activation,
+                add: false,
+            };
             with_isa(isa, || multiply(&input, &packed, Some(&[]), &mut output));
             assert!(found.chunks(outputs).all(|row| row == bias), "{isa} {precision}: {rows} rows of {stored}");
         }

@@ -7,6 +7,7 @@ use super::*;
 use crate::cpu::{self, with_bf16_unit};
 use crate::matrix::packed::{PackedMatrix, Precision};
 use crate::matrix::tests::{Case, DEPTHS, bits, case, check, numbers, plain};
+use crate::matrix::{self, Activation, Input, Output};
 use crate::random;
 
 /// Every unit that can run here, one way or another.
@@ -263,9 +264,18 @@ fn what_tasks_share_of_the_left_operand_does_not_show() {
                     let (columns, scale) = (columns.as_deref(), columns.as_ref().map(|_| &scale[..depth]));
                     let input = Input { data: &x, rows, stride: stored, columns, scale };
                     let (bias, activation) = (None, Activation::None);
-                    let mut output =
-                        Output { data: &mut found, stride: outputs, columns: None, bias, scale: None, activation, add: false };
-                    pool.install(|| with_bf16_unit(unit, || multiply(&input, &packed, input.columns, &mut output)));
+                    let mut output = Output {
+                        data: &mut found,
+                        stride: outputs,
+                        columns: None,
+                        bias,
+                        scale: None,
+                        activation,
+                        add: false,
+                    };
+                    pool.install(|| {
+                        with_bf16_unit(unit, || matrix::multiply(&input, &packed, input.columns, &mut output))
+                    });
                     found
                 };
                 let one = run(1);
