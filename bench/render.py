@@ -97,16 +97,20 @@ def time_of(entry, scenario):
     return {name: value / steps for name, value in entry["decode_ms"].items() if name != "times"}
 
 
-def scenario_table(scenario):
+def peaks_of(scenarios):
+    """The peak in each precision: every process measures that of what it multiplies in, and what disturbed one makes its own too low."""
+    peaks = {}
+    for entry in (entry for scenario in scenarios for entry in scenario["entries"]):
+        peaks[entry["precision"]] = max(entry.get("peak_gflops", 0.0), peaks.get(entry["precision"], 0.0))
+    return peaks
+
+
+def scenario_table(scenario, peaks):
     """A row an entry, with the columns for which somebody has a value."""
     entries, given = scenario["entries"], scenario["input"]
     timed = {entry["name"]: time_of(entry, scenario)["median"] for entry in entries if "failed" not in entry}
     ours = {entry["precision"]: timed[entry["name"]] for entry in entries if dense(entry) and entry["name"] in timed}
     decoding = given.get("steps", 0) > 0 and any("decode_ms" in entry for entry in entries)
-    # Each process measures the peak of what it multiplies in; what disturbed one makes its own too low.
-    peaks = {}
-    for entry in entries:
-        peaks[entry["precision"]] = max(entry.get("peak_gflops", 0.0), peaks.get(entry["precision"], 0.0))
     sequences = given.get("sequences") or given.get("batch")
     unit = "ms a token" if decoding else "ms a step" if "train" in scenario["name"].lower() else "ms"
     columns = {
@@ -185,8 +189,10 @@ def section(result, opens, level):
     text = f"\n{level} {heading}\n\n{words}\n" if opens else ""
     if "machine" in result:
         text += "\n" + machine_table(result)
-    for scenario in result.get("scenarios", []):
-        text += f"\n{level}# {scenario['name']}\n\n{scenario_table(scenario)}"
+    scenarios = result.get("scenarios", [])
+    peaks = peaks_of(scenarios)
+    for scenario in scenarios:
+        text += f"\n{level}# {scenario['name']}\n\n{scenario_table(scenario, peaks)}"
     return f"{text}\n{provenance(result)}"
 
 

@@ -162,13 +162,13 @@ fn choose(wanted: Option<&str>, sets: &[Isa], units: &[Bf16Unit], maker: &str) -
 /// The maker of the CPU, as it names itself: `GenuineIntel`, `AuthenticAMD`; empty on other architectures.
 fn maker() -> String {
     #[cfg(target_arch = "x86_64")]
-    {
+    let name = {
         let leaf = std::arch::x86_64::__cpuid(0);
-        let name = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat();
-        return String::from_utf8_lossy(&name).into_owned();
-    }
+        [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat()
+    };
     #[cfg(not(target_arch = "x86_64"))]
-    String::new()
+    let name = [];
+    String::from_utf8_lossy(&name).into_owned()
 }
 
 #[cfg(test)]

@@ -158,6 +158,7 @@ pub fn run(arguments: &BenchArguments, common: &Common) -> anyhow::Result<()> {
         // Nobody asked for a round.
         return Ok(());
     }
+    let peaks = peaks.or(Peaks::measure(false));
     let report = Report {
         cpu: finegates_kernels::cpu::name(),
         instruction_set: finegates_kernels::cpu::instruction_set(),

@@ -134,6 +134,18 @@ impl Peaks {
         }
     }
 
+    /// The higher of two measurements of the arithmetic, before and after the rounds: what disturbs one makes it lower, never higher.
+    #[must_use]
+    pub fn or(self, other: Peaks) -> Peaks {
+        let bf16 = self.bf16.zip(other.bf16).map(|(one, other)| Arithmetic {
+            gflops_one_thread: one.gflops_one_thread.max(other.gflops_one_thread),
+            gflops: one.gflops.max(other.gflops),
+        });
+        let (gflops_one_thread, gflops) =
+            (self.gflops_one_thread.max(other.gflops_one_thread), self.gflops.max(other.gflops));
+        Peaks { gflops_one_thread, gflops, bf16, ..self }
+    }
+
     /// As lines for people.
     pub fn lines(&self) -> Vec<(&'static str, String)> {
         let peak = |all, one| format!("{} GFLOP/s measured, {} on one thread", rate(all), rate(one));
