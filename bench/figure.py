@@ -1,5 +1,7 @@
 """The CPU-time figure of the FineGates paper, redrawn as SVG: time of all threads that removal saves, against the share that is removed."""
 
+import html
+
 WIDTH, HEIGHT = 680, 430
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 44, 56
 COLOURS = ["#1f5fa8", "#b8431f", "#2a7d3f", "#7a3fa0", "#a07a1f", "#3fa0a0"]
@@ -10,7 +12,7 @@ def curves(results):
     found = []
     for label, result in results:
         for scenario in result["scenarios"]:
-            times = [entry for entry in scenario["entries"] if "cpu_ms" in entry]
+            times = [entry for entry in scenario["entries"] if entry["by"] == "finegates" and "cpu_ms" in entry]
             whole = [entry["cpu_ms"]["median"] for entry in times if "removed_with_liveness" not in entry]
             if not whole:
                 continue
@@ -53,5 +55,5 @@ def cpu_time(results):
         path = " ".join(f"{x(removed):.1f},{y(saved):.1f}" for removed, saved in points)
         svg.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         svg += [f'<circle cx="{x(removed):.1f}" cy="{y(saved):.1f}" r="3" fill="{colour}"/>' for removed, saved in points]
-        svg.append(f'<text x="{LEFT + 12}" y="{TOP + 18 * (number + 1)}" fill="{colour}">{name}</text>')
+        svg.append(f'<text x="{LEFT + 12}" y="{TOP + 18 * (number + 1)}" fill="{colour}">{html.escape(name)}</text>')
     return "\n".join(svg + ["</svg>", ""])

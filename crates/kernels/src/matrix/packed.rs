@@ -107,7 +107,7 @@ impl PackedMatrix {
     pub fn rows_in(precision: Precision, weight: &[f32], rows: usize, columns: usize, kept: Option<&[u32]>) -> Self {
         assert_eq!(weight.len(), rows * columns, "PackedMatrix::rows: weight of {rows} rows and {columns} columns");
         let outputs = kept_count("PackedMatrix::rows", kept, rows);
-        Self::filled(precision, Place::Shared, outputs, columns, fill_of_rows(weight, outputs, columns, kept))
+        Self::filled(precision, Place::of(kept), outputs, columns, fill_of_rows(weight, outputs, columns, kept))
     }
 
     /// As [`PackedMatrix::rows_in`] of a weight with other values, in the room that is there if it is as large.
@@ -141,11 +141,11 @@ impl PackedMatrix {
         assert_eq!(weight.len(), rows * columns, "PackedMatrix::columns: weight of {rows} rows and {columns} columns");
         let outputs = kept_count("PackedMatrix::columns", kept, columns);
         if precision == Precision::F32 {
-            let mut panels = Weights::zeros(outputs.div_ceil(PANEL) * rows * PANEL, Place::Shared);
+            let mut panels = Weights::zeros(outputs.div_ceil(PANEL) * rows * PANEL, Place::of(kept));
             pack_columns(weight, columns, rows, outputs, kept, panels.as_mut_slice());
             return Self { outputs, depth: rows, panels: Storage::F32(panels) };
         }
-        Self::filled(precision, Place::Shared, outputs, rows, |panel, run, out| {
+        Self::filled(precision, Place::of(kept), outputs, rows, |panel, run, out| {
             let first = panel * PANEL;
             copy_columns(weight, columns, run, first, PANEL.min(outputs - first), kept, out);
         })

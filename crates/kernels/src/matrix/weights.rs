@@ -5,7 +5,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::aligned::Word;
 
@@ -13,6 +13,12 @@ use super::aligned::Word;
 const LINE: usize = 64;
 /// Bytes of a chunk that several weights share: some large pages of 2 MiB, so that little of the last one lies idle.
 const CHUNK: usize = 16 << 20;
+/// Bytes of a large page of Linux on x86-64 and most others.
+#[cfg(target_os = "linux")]
+const LARGE_PAGE: usize = 2 << 20;
+/// A multiple of the small pages of any system.
+#[cfg(target_os = "linux")]
+const SMALL_PAGES: usize = 1 << 16;
 /// Bytes from which a weight shares a chunk, and beyond which it has one of its own.
 const SHARING: std::ops::RangeInclusive<usize> = 1 << 16..=CHUNK / 4;
 
@@ -57,7 +63,7 @@ impl Chunk {
     /// Zeros on a cache line; of a large page or more in such pages, if the system has them.
     fn new(bytes: usize) -> Self {
         #[cfg(target_os = "linux")]
-        if bytes >= *SHARING.start() {
+        if bytes >= LARGE_PAGE {
             return Self::mapped(bytes);
         }
         let layout = Layout::from_size_align(bytes.max(LINE), LINE).expect("a size in memory");
@@ -69,9 +75,8 @@ impl Chunk {
     #[cfg(target_os = "linux")]
     fn mapped(bytes: usize) -> Self {
         use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
-        const PAGE: usize = 2 << 20;
-        // Address space to begin with a large page in: what is not touched takes no memory.
-        let mapped = bytes + PAGE;
+        // Address space to begin with a large page in: what is not touched takes no memory of the machine.
+        let mapped = bytes.checked_add(LARGE_PAGE).expect("a size in memory");
         let layout = Layout::from_size_align(mapped, LINE).expect("a size in memory");
         // SAFETY: a new mapping at a place that the system chooses.
         let base = unsafe {
@@ -82,7 +87,8 @@ impl Chunk {
         // SAFETY: less than a page further there is room for all bytes. The advice is for these pages alone and changes no content;
         // where it is not taken pages are small.
         let start = unsafe {
-            let start = base.add(base.align_offset(PAGE));
+            let address = base.addr().get();
+            let start = base.add(address.next_multiple_of(LARGE_PAGE) - address);
             _ = madvise(start.as_ptr().cast(), bytes, Advice::LinuxHugepage);
             start
         };
@@ -104,8 +110,23 @@ impl Drop for Chunk {
     }
 }
 
-/// The chunk that the next weight is put into, and how many of its bytes are taken.
-static OPEN: Mutex<Option<(Arc<Chunk>, usize)>> = Mutex::new(None);
+/// The chunk that the next weight is put into, while another one is in it, and how many of its bytes are taken.
+struct Open(Mutex<(Weak<Chunk>, usize)>);
+
+static OPEN: Open = Open(Mutex::new((Weak::new(), 0)));
+
+impl Open {
+    /// A part of the chunk, or of a new one: the chunk, and where the part begins. Each part is given once.
+    fn take(&self, bytes: usize) -> (Arc<Chunk>, usize) {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (chunk, first) = match open.0.upgrade() {
+            Some(chunk) if chunk.bytes - open.1 >= bytes => (chunk, open.1),
+            _ => (Arc::new(Chunk::new(CHUNK)), 0),
+        };
+        *open = (Arc::downgrade(&chunk), first + bytes);
+        (chunk, first)
+    }
+}
 
 /// Elements that start on a cache line, zeros at first.
 pub(crate) struct Weights<T> {
@@ -122,9 +143,10 @@ unsafe impl<T: Word + Sync> Sync for Weights<T> {}
 
 impl<T: Word> Weights<T> {
     pub(crate) fn zeros(length: usize, place: Place) -> Self {
-        let bytes = (length * size_of::<T>()).next_multiple_of(LINE);
+        let bytes = length.checked_mul(size_of::<T>()).and_then(|bytes| bytes.checked_next_multiple_of(LINE));
+        let bytes = bytes.expect("a size in memory");
         let (chunk, first) = match place == Place::Shared && SHARING.contains(&bytes) {
-            true => share(bytes),
+            true => OPEN.take(bytes),
             false => (Arc::new(Chunk::new(bytes)), 0),
         };
         // SAFETY: the chunk has that many bytes from there on, on a cache line.
@@ -143,15 +165,23 @@ impl<T: Word> Weights<T> {
     }
 }
 
-/// A part of the open chunk, or of a new one: the chunk, and where the part begins. Each part is given once.
-fn share(bytes: usize) -> (Arc<Chunk>, usize) {
-    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let (chunk, first) = match open.take() {
-        Some((chunk, taken)) if chunk.bytes - taken >= bytes => (chunk, taken),
-        _ => (Arc::new(Chunk::new(CHUNK)), 0),
-    };
-    *open = Some((Arc::clone(&chunk), first + bytes));
-    (chunk, first)
+impl<T> Drop for Weights<T> {
+    /// Gives the memory of a part back before its chunk, which others may keep: no part is given twice.
+    fn drop(&mut self) {
+        #[cfg(target_os = "linux")]
+        if Arc::strong_count(&self.chunk) > 1 && matches!(self.chunk.memory, Memory::Mapped { .. }) {
+            let first = self.start.addr().get();
+            let (start, end) = (first.next_multiple_of(SMALL_PAGES), first + self.length * size_of::<T>());
+            let whole = end.saturating_sub(start) / SMALL_PAGES * SMALL_PAGES;
+            if whole > 0 {
+                // SAFETY: these pages lie in this part of the chunk, which nobody will read or write again.
+                unsafe {
+                    let start = self.start.cast::<u8>().add(start - first).as_ptr().cast();
+                    _ = rustix::mm::madvise(start, whole, rustix::mm::Advice::LinuxDontNeed);
+                }
+            }
+        }
+    }
 }
 
 impl<T: Word> Clone for Weights<T> {
@@ -197,14 +227,47 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_is_given_back_with_the_last_weight() {
-        let weights: Vec<Weights<f32>> = (0..20).map(|_| Weights::zeros(1 << 19, Place::Shared)).collect();
-        let chunks: Vec<_> = weights.iter().map(|weights| Arc::downgrade(&weights.chunk)).collect();
-        // 2 MiB each, so that 20 of them fill more than two chunks, whatever other tests put between them.
-        let first = chunks[0].clone();
-        assert!(chunks.iter().any(|chunk| !chunk.ptr_eq(&first)));
-        let alive = |chunks: &[std::sync::Weak<Chunk>]| chunks.iter().filter(|chunk| chunk.strong_count() > 0).count();
-        assert_eq!(alive(&chunks), 20);
+    fn a_chunk_is_given_back_with_its_last_part() {
+        let open = Open(Mutex::new((Weak::new(), 0)));
+        let mut parts: Vec<_> = (0..20).map(|_| open.take(CHUNK / 8)).collect();
+        let places: Vec<usize> = parts.iter().map(|part| part.1).collect();
+        assert_eq!(places, (0..20).map(|part| part % 8 * (CHUNK / 8)).collect::<Vec<_>>());
+        let chunks = [0, 8, 16].map(|first| Arc::downgrade(&parts[first].0));
+        let alive = || chunks.each_ref().map(|chunk| chunk.strong_count() > 0);
+        parts.drain(1..15);
+        assert_eq!(alive(), [true; 3], "the second has one part left");
+        parts.remove(0);
+        assert_eq!(alive(), [false, true, true]);
+        parts.clear();
+        assert_eq!(alive(), [false; 3], "also the one that was open");
+        assert_eq!(open.take(64).1, 0, "a new one");
+    }
+
+    /// What the others in a chunk hold stays, and memory of a part goes with it.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_part_that_is_gone_takes_no_memory() {
+        let filled = |value: u32| {
+            let mut weights = Weights::<u32>::zeros(1 << 20, Place::Shared);
+            weights.as_mut_slice().fill(value);
+            weights
+        };
+        let mut all: Vec<Weights<u32>> = (1..=9).map(filled).collect();
+        let gone = all.remove(4);
+        // Whole pages of the part read as zeros when they were given back; the chunk itself is still there.
+        let (chunk, start) = (Arc::clone(&gone.chunk), gone.start);
+        drop(gone);
+        // SAFETY: the chunk is alive, and no other test takes this part.
+        let middle = unsafe { start.add(1 << 19).read_volatile() };
+        assert_eq!(middle, 0);
+        drop(chunk);
+        for (weights, value) in all.iter().zip([1, 2, 3, 4, 6, 7, 8, 9]) {
+            assert!(weights.as_slice().iter().all(|&word| word == value), "{value}");
+        }
+    }
+
+    #[test]
+    fn weights_by_themselves_share_with_nobody() {
         let own: Vec<Weights<f32>> = (0..3).map(|_| Weights::zeros(1 << 19, Place::Own)).collect();
         assert!(own.iter().all(|weights| Arc::strong_count(&weights.chunk) == 1));
     }

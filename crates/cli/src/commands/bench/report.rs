@@ -134,7 +134,7 @@ impl Peaks {
         }
     }
 
-    /// The higher of two measurements of the arithmetic, before and after the rounds: what disturbs one makes it lower, never higher.
+    /// The higher of two measurements of the arithmetic, before and after the rounds: what else runs makes one lower.
     #[must_use]
     pub fn or(self, other: Peaks) -> Peaks {
         let bf16 = self.bf16.zip(other.bf16).map(|(one, other)| Arithmetic {
