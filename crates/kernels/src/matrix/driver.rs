@@ -26,9 +26,6 @@ const ROW_UNIT: usize = 14;
 const PANEL_BLOCK: usize = 32;
 /// Multiply-adds below which another task does not pay.
 const TASK_MULTIPLY_ADDS: usize = 1 << 19;
-/// Elements of a left operand up to which tasks share a copy of it, also where it is more than the second-level cache holds: one over a
-/// vocabulary would take tens of megabytes.
-pub(super) const MOST_SHARED: usize = 1 << 20;
 /// Bytes of a weight below which another task of a few rows does not pay, and below which no second thread does.
 const TASK_BYTES: usize = 1 << 18;
 const PARALLEL_BYTES: usize = 1 << 20;
@@ -91,11 +88,9 @@ impl Product<'_> {
         let panels = self.outputs.div_ceil(PANEL);
         // Rows are split first: their packing is then done once. Panels make up for what is missing.
         let row_parts = RowParts::new(self.rows, ROW_UNIT, ROW_BLOCK, wanted.min(threads));
-        let panel_blocks = panels.div_ceil(PANEL_BLOCK).max(wanted.div_ceil(row_parts.count().max(1))).min(panels);
+        let panel_blocks = row_parts.panel_blocks(panels, PANEL_BLOCK, wanted);
         let mut scratch = LEFT.take();
-        // All tasks take the same rows: they are copied once.
-        let elements = self.rows * self.depth;
-        let share = row_parts.count() == 1 && panel_blocks > 1 && (1..=MOST_SHARED).contains(&elements);
+        let share = row_parts.share_left(self.depth, panel_blocks);
         let whole = share.then(|| self.whole_left(isa, &mut scratch));
         parallel::tasks(row_parts.count() * panel_blocks, wanted > 1, |task| {
             let (rows, panel_block) = (row_parts.rows(task / panel_blocks), task % panel_blocks);

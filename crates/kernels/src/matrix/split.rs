@@ -11,6 +11,10 @@ pub(super) fn part(total: usize, parts: usize, index: usize) -> Range<usize> {
 /// Small parts at the end of [`RowParts`] for one large one.
 const SMALL_PARTS: usize = 4;
 
+/// Elements of a left operand up to which tasks share a copy of it, also where it is more than the second-level cache holds: one over a
+/// vocabulary would take tens of megabytes.
+const MOST_SHARED: usize = 1 << 20;
+
 /// Rows in parts for tasks that are begun in order: large ones first, since each passes over all panels, and small ones at
 /// the end, so that no thread waits long for the last. Rows that fit into one large part are not split.
 #[derive(Debug)]
@@ -39,6 +43,16 @@ impl RowParts {
 
     pub(super) fn count(&self) -> usize {
         self.large + self.small
+    }
+
+    /// In how many blocks of at most `most` the panels are split for each part of the rows, so that there are `wanted` tasks.
+    pub(super) fn panel_blocks(&self, panels: usize, most: usize, wanted: usize) -> usize {
+        panels.div_ceil(most).max(wanted.div_ceil(self.count().max(1))).min(panels)
+    }
+
+    /// Whether all tasks take the same rows, so that a copy of the left operand serves them all.
+    pub(super) fn share_left(&self, depth: usize, panel_blocks: usize) -> bool {
+        self.count() == 1 && panel_blocks > 1 && (1..=MOST_SHARED).contains(&(self.rows * depth))
     }
 
     /// The rows of a part.

@@ -19,13 +19,13 @@ const LARGE_PAGE: usize = 2 << 20;
 /// A multiple of the small pages of any system.
 #[cfg(target_os = "linux")]
 const SMALL_PAGES: usize = 1 << 16;
-/// Bytes from which a weight shares a chunk, and beyond which it has one of its own.
+/// Bytes of the weights that share chunks; others have one of their own.
 const SHARING: std::ops::RangeInclusive<usize> = 1 << 16..=CHUNK / 4;
 
 /// Where a weight is put.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Place {
-    /// Beside others, for as long as a model lives: the memory is given back with the last of them.
+    /// Beside others, for as long as a model lives: pages go with a weight, the address space with the last of them.
     Shared,
     /// By itself, for weights that come and go.
     Own,

@@ -31,10 +31,10 @@ pub struct Report {
 /// What the machine can do at most.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Peaks {
-    /// Multiply-adds of f32, two operations each, on one thread and on all.
-    pub gflops_one_thread: f64,
-    pub gflops: f64,
-    /// Those of bf16, where a unit multiplies bf16.
+    /// Of f32.
+    #[serde(flatten)]
+    pub f32: Arithmetic,
+    /// Of bf16, where a unit multiplies bf16.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bf16: Option<Arithmetic>,
     /// Reading a block of memory larger than the caches; of the machine alone.
@@ -42,7 +42,7 @@ pub struct Peaks {
     pub memory: Option<Memory>,
 }
 
-/// Multiply-adds a second, two operations each.
+/// Multiply-adds a second, two operations each, on one thread and on all.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Arithmetic {
     pub gflops_one_thread: f64,
@@ -124,12 +124,13 @@ impl Peaks {
             gb_per_second_one_thread: peaks::read_bandwidth(BLOCK_LIMIT_BYTES, Threads::One) / 1e9,
             gb_per_second: peaks::read_bandwidth(BLOCK_LIMIT_BYTES, Threads::All) / 1e9,
         };
-        let bf16 = |threads| peaks::bf16_multiply_add_flops(threads).map(|flops| flops / 1e9);
-        let bf16 = bf16(Threads::One).zip(bf16(Threads::All));
+        let arithmetic = |flops: fn(Threads) -> Option<f64>| {
+            let (one, all) = flops(Threads::One).zip(flops(Threads::All))?;
+            Some(Arithmetic { gflops_one_thread: one / 1e9, gflops: all / 1e9 })
+        };
         Peaks {
-            gflops_one_thread: peaks::multiply_add_flops(Threads::One) / 1e9,
-            gflops: peaks::multiply_add_flops(Threads::All) / 1e9,
-            bf16: bf16.map(|(gflops_one_thread, gflops)| Arithmetic { gflops_one_thread, gflops }),
+            f32: arithmetic(|threads| Some(peaks::multiply_add_flops(threads))).expect("there are units for f32"),
+            bf16: arithmetic(peaks::bf16_multiply_add_flops),
             memory: with_memory.then(memory),
         }
     }
@@ -137,20 +138,21 @@ impl Peaks {
     /// The higher of two measurements of the arithmetic, before and after the rounds: what else runs makes one lower.
     #[must_use]
     pub fn or(self, other: Peaks) -> Peaks {
-        let bf16 = self.bf16.zip(other.bf16).map(|(one, other)| Arithmetic {
+        let higher = |one: Arithmetic, other: Arithmetic| Arithmetic {
             gflops_one_thread: one.gflops_one_thread.max(other.gflops_one_thread),
             gflops: one.gflops.max(other.gflops),
-        });
-        let (gflops_one_thread, gflops) =
-            (self.gflops_one_thread.max(other.gflops_one_thread), self.gflops.max(other.gflops));
-        Peaks { gflops_one_thread, gflops, bf16, ..self }
+        };
+        let bf16 = self.bf16.zip(other.bf16).map(|(one, other)| higher(one, other));
+        Peaks { f32: higher(self.f32, other.f32), bf16, ..self }
     }
 
     /// As lines for people.
     pub fn lines(&self) -> Vec<(&'static str, String)> {
-        let peak = |all, one| format!("{} GFLOP/s measured, {} on one thread", rate(all), rate(one));
-        let mut lines = vec![("f32 peak", peak(self.gflops, self.gflops_one_thread))];
-        lines.extend(self.bf16.map(|bf16| ("bf16 peak", peak(bf16.gflops, bf16.gflops_one_thread))));
+        let peak = |of: Arithmetic| {
+            format!("{} GFLOP/s measured, {} on one thread", rate(of.gflops), rate(of.gflops_one_thread))
+        };
+        let mut lines = vec![("f32 peak", peak(self.f32))];
+        lines.extend(self.bf16.map(|bf16| ("bf16 peak", peak(bf16))));
         if let Some(memory) = &self.memory {
             let (one, all) = (rate(memory.gb_per_second_one_thread), rate(memory.gb_per_second));
             let block = bytes(memory.block_bytes as u64);
@@ -187,7 +189,7 @@ fn one(runner: &Runner, turns: &[Turn], peaks: &Peaks, first: Option<&Measured>)
     let gflops = 2.0 * multiply_adds as f64 / reading_ms / 1e6;
     let peak_gflops = match (runner.model().precision(), peaks.bf16) {
         (Precision::Bf16, Some(bf16)) => bf16.gflops,
-        _ => peaks.gflops,
+        _ => peaks.f32.gflops,
     };
     Measured {
         model: runner.name.clone(),

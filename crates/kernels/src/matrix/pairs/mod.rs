@@ -21,7 +21,7 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::aligned::Aligned;
-use super::driver::{MOST_SHARED, Product};
+use super::driver::Product;
 use super::packed::PANEL;
 use super::split::{RowParts, part};
 use crate::cpu::{Bf16Unit, Isa};
@@ -52,6 +52,7 @@ const PANEL_BLOCK: usize = 24;
 const PARALLEL_ROUNDING: usize = 1 << 14;
 /// Results of a product beyond which they are fetched before they are written: as many as half a second-level cache holds.
 const FAR: usize = 1 << 18;
+
 /// Rows that a unit computes at once.
 fn row_unit(unit: Bf16Unit) -> usize {
     match unit {
@@ -209,30 +210,20 @@ pub(super) unsafe fn run(product: &Product<'_>, words: &[u32], isa: Isa, unit: B
     let most_panels = if product.depth.div_ceil(STEP) > FILL_STEPS { PANEL_BLOCK } else { panels.max(1) };
     // Rows are split first: they are then rounded once. Panels make up for what is missing.
     let row_parts = RowParts::new(product.rows, row_unit(unit), ROW_BLOCK, wanted.min(threads));
-    let panel_blocks = panels.div_ceil(most_panels).max(wanted.div_ceil(row_parts.count().max(1))).min(panels);
+    let panel_blocks = row_parts.panel_blocks(panels, most_panels, wanted);
     let mut left = LEFT.take();
-    // All tasks take the same rows: they are rounded once.
-    let elements = product.rows * product.depth;
-    let share = row_parts.count() == 1 && panel_blocks > 1 && (1..=MOST_SHARED).contains(&elements);
-    let whole = share.then(|| {
+    let whole = row_parts.share_left(product.depth, panel_blocks).then(|| {
         let stride = stride(product.depth.div_ceil(STEP));
         let words = left.room(product.rows.next_multiple_of(TILE_ROWS) * stride);
-        if threads == 1 || elements < PARALLEL_ROUNDING {
-            operand::round_rows(
-                &product.left,
-                isa,
-                unit,
-                0,
-                0..product.depth,
-                &mut words[..product.rows * stride],
-                stride,
-            );
+        let round = |first, words: &mut [u32]| {
+            operand::round_rows(&product.left, isa, unit, first, 0..product.depth, words, stride);
+        };
+        let all = &mut words[..product.rows * stride];
+        if threads == 1 || product.rows * product.depth < PARALLEL_ROUNDING {
+            round(0, all);
         } else {
-            words[..product.rows * stride].par_chunks_mut(GROUP_ROWS * stride).enumerate().for_each(
-                |(group, words)| {
-                    operand::round_rows(&product.left, isa, unit, group * GROUP_ROWS, 0..product.depth, words, stride);
-                },
-            );
+            let groups = all.par_chunks_mut(GROUP_ROWS * stride).enumerate();
+            groups.for_each(|(group, words)| round(group * GROUP_ROWS, words));
         }
         Rounded { words, stride }
     });
